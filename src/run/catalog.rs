@@ -1,0 +1,43 @@
+//! What this installation offers, as plain data: the models and tools that a spec may name.
+
+use serde_json::Value;
+
+use super::event::Effect;
+
+/// The models and built-in tools on offer. Built from the registries when the service starts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Catalog {
+    /// The configured providers' names; a model is `provider/name` with one of these.
+    pub providers: Vec<String>,
+    /// The model of an agent that names none.
+    pub default_model: String,
+    /// The built-in tools.
+    pub builtins: Vec<Builtin>,
+}
+
+/// A built-in tool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Builtin {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// JSON Schema of its arguments.
+    pub parameters: Value,
+    /// What it does to the world.
+    pub effect: Effect,
+}
+
+impl Catalog {
+    /// Whether a model of this name can be asked for.
+    pub fn has_model(&self, name: &str) -> bool {
+        name.split_once('/').is_some_and(|(provider, model)| {
+            !model.is_empty() && self.providers.iter().any(|known| known == provider)
+        })
+    }
+
+    /// The built-in tool of this name.
+    pub fn builtin(&self, name: &str) -> Option<&Builtin> {
+        self.builtins.iter().find(|tool| tool.name == name)
+    }
+}
