@@ -32,6 +32,13 @@ impl Status {
         }
     }
 
+    /// The status of this name.
+    pub fn parse(name: &str) -> Option<Status> {
+        [Status::Queued, Status::Running, Status::Completed, Status::Failed, Status::Cancelled]
+            .into_iter()
+            .find(|status| status.name() == name)
+    }
+
     /// As clients see it.
     pub fn name(self) -> &'static str {
         match self {

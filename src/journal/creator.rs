@@ -1,0 +1,126 @@
+//! The create lane: collects what waits, commits it in one transaction, tells hub, workers, callers.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::{Clock, Intent, NewRun, Placement, Refused, batch, timestamp};
+use crate::hub::Hub;
+use crate::run::{Draft, Seq};
+use crate::store::{Create, Created, NodeId, Store, StoreError};
+
+/// How many runs one transaction creates: more would let the first wait for the last.
+const BATCH_MAX: usize = 256;
+
+pub(super) struct Job {
+    pub(super) create: Create,
+    pub(super) queued: Draft,
+    pub(super) placement: Placement,
+    pub(super) answer: oneshot::Sender<Result<Intent, Refused>>,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").field("run", &self.create.id).finish_non_exhaustive()
+    }
+}
+
+/// The loop of the create lane.
+#[derive(Debug)]
+pub struct Creator {
+    store: Store,
+    hub: Hub,
+    node: NodeId,
+    clock: Arc<Clock>,
+    jobs: mpsc::Receiver<Job>,
+    new_runs: mpsc::Sender<NewRun>,
+}
+
+/// Who waits for a create, and the slot that it may be born into.
+struct Waiter {
+    answer: oneshot::Sender<Result<Intent, Refused>>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Creator {
+    pub(super) fn new(
+        store: Store,
+        hub: Hub,
+        node: NodeId,
+        clock: Arc<Clock>,
+        jobs: mpsc::Receiver<Job>,
+        new_runs: mpsc::Sender<NewRun>,
+    ) -> Creator {
+        Creator { store, hub, node, clock, jobs, new_runs }
+    }
+
+    /// Runs until the last handle is dropped.
+    pub async fn run(mut self) {
+        let mut jobs = Vec::new();
+        while self.jobs.recv_many(&mut jobs, BATCH_MAX).await > 0 {
+            let now = self.clock.now_ms();
+            let at = timestamp(now);
+            let (creates, waiters): (Vec<Create>, Vec<Waiter>) =
+                jobs.drain(..).map(|job| self.prepare(job, now, &at)).unzip();
+            self.commit(creates, waiters).await;
+        }
+    }
+
+    fn prepare(&self, job: Job, now: i64, at: &str) -> (Create, Waiter) {
+        let Job { mut create, queued, placement, answer } = job;
+        let (stored, _events) = batch::number(Seq(0), at, [queued]);
+        create.created_at_ms = now;
+        create.events = stored;
+        let permit = match placement {
+            Placement::Here(permit) => Some(permit),
+            Placement::Queue => None,
+        };
+        create.owner = permit.as_ref().map(|_| self.node);
+        (create, Waiter { answer, permit })
+    }
+
+    /// Commits a batch; one that is refused as data is committed run by run, so that a run's data
+    /// spoils no neighbour.
+    async fn commit(&self, creates: Vec<Create>, waiters: Vec<Waiter>) {
+        match self.store.create(creates.clone()).await {
+            Ok(done) => {
+                for ((create, created), waiter) in creates.into_iter().zip(done).zip(waiters) {
+                    self.tell(create, created, waiter).await;
+                }
+            }
+            Err(StoreError::Data(_)) if creates.len() > 1 => {
+                for (create, waiter) in creates.into_iter().zip(waiters) {
+                    Box::pin(self.commit(vec![create], vec![waiter])).await;
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "{} creates were not committed", creates.len());
+                for waiter in waiters {
+                    // Whoever has stopped waiting needs no answer.
+                    let _ = waiter.answer.send(Err(Refused::Unavailable(error.to_string())));
+                }
+            }
+        }
+    }
+
+    async fn tell(&self, create: Create, created: Created, waiter: Waiter) {
+        let Waiter { answer, permit } = waiter;
+        let intent = match created {
+            Created::New => {
+                self.hub.advance([(create.id, create.events.as_slice())]);
+                let news = match permit {
+                    Some(permit) => NewRun::Born(create.id, permit),
+                    None => NewRun::Queued,
+                };
+                // Workers that have stopped leave the run to the next start.
+                let _ = self.new_runs.send(news).await;
+                Ok(Intent::New(create.id))
+            }
+            Created::Existing(run) => Ok(Intent::Existing(run)),
+            Created::Conflict => Ok(Intent::Conflict),
+            Created::Fenced => Err(Refused::Unavailable("this node has been replaced".to_owned())),
+        };
+        // Whoever has stopped waiting needs no answer.
+        let _ = answer.send(intent);
+    }
+}

@@ -1,0 +1,238 @@
+//! The one door through which facts become durable: creates and appends, each lane committing all
+//! that the node has waiting in one transaction.
+//!
+//! The contract: what a driver pushes or appends has its place behind everything that it pushed or
+//! appended before; an append's answer comes after its commit, with every event committed since the
+//! last answer; and the hub knows of a commit before any answer does.
+
+mod batch;
+mod creator;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use batch::Text;
+pub use creator::Creator;
+pub use writer::Writer;
+
+use crate::hub::Hub;
+use crate::run::{Draft, Event, RunId, Seq};
+use crate::store::{Create, NodeId, RunUpdate, Store};
+
+/// How many pushes and appends may wait for the writer before callers wait for room: some thousand
+/// runs with a few deltas each.
+const QUEUE_MAX: usize = 4096;
+
+/// How many creates may wait before callers wait for room.
+const CREATES_MAX: usize = 1024;
+
+/// The door. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    creates: mpsc::Sender<creator::Job>,
+    appends: mpsc::Sender<writer::Job>,
+    fenced: CancellationToken,
+    clock: Arc<Clock>,
+}
+
+/// The loops that carry out what comes through the door; `app` runs and joins them. They end when
+/// the last handle is dropped, after everything that waits.
+#[derive(Debug)]
+pub struct Loops {
+    /// The append lane.
+    pub writer: Writer,
+    /// The create lane.
+    pub creator: Creator,
+}
+
+/// What the create lane tells the workers.
+#[derive(Debug)]
+pub enum NewRun {
+    /// Born running here, with its slot.
+    Born(RunId, OwnedSemaphorePermit),
+    /// Queued: somebody may claim it.
+    Queued,
+}
+
+/// Where a new run goes.
+#[derive(Debug)]
+pub enum Placement {
+    /// To this node at once, with this slot.
+    Here(OwnedSemaphorePermit),
+    /// Into the queue.
+    Queue,
+}
+
+/// The answer to a create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// The run is new.
+    New(RunId),
+    /// The same intent was there already.
+    Existing(RunId),
+    /// One of its keys belongs to another intent.
+    Conflict,
+}
+
+/// Why the journal doesn't take something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The store is away, or the service is stopping; nothing was committed.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// This node doesn't own the run (any more), or owns nothing any more.
+    #[error("this node does not own the run")]
+    NotOwner,
+    /// The store refused the data of this run.
+    #[error("the store refused the data: {0}")]
+    Poisoned(String),
+    /// The inbox has rows that the run has not read: nothing was committed.
+    #[error("the inbox has news")]
+    InboxNews,
+}
+
+/// An append's answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// Everything committed since the last answer, in order.
+    pub events: Vec<Event>,
+    /// A cancel had been accepted: the starts at the end were left out.
+    pub starts_refused: bool,
+}
+
+/// What goes with the events of an append.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Effects {
+    /// The inbox is read up to here.
+    pub inbox_read: Option<i64>,
+    /// Refuse all of it where the inbox has rows beyond this.
+    pub only_if_inbox_n: Option<i64>,
+    /// How the run's row changes. Its time is filled in by the journal.
+    pub update: Option<RunUpdate>,
+}
+
+/// Milliseconds since 1970 by the store's clock, never going back in this process.
+#[derive(Debug)]
+struct Clock {
+    store: Store,
+    last: AtomicI64,
+}
+
+impl Clock {
+    fn now_ms(&self) -> i64 {
+        let now = self.store.now_ms();
+        self.last.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+}
+
+/// RFC 3339 UTC with milliseconds.
+pub fn timestamp(ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
+    time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+/// Makes the door and the loops behind it. `new_runs` hears of every new run after its commit;
+/// `fenced` is cancelled when this node no longer owns anything.
+pub fn journal(
+    store: Store,
+    hub: Hub,
+    node: NodeId,
+    new_runs: mpsc::Sender<NewRun>,
+    fenced: CancellationToken,
+) -> (Journal, Loops) {
+    let clock = Arc::new(Clock { store: store.clone(), last: AtomicI64::new(0) });
+    let (creates, create_jobs) = mpsc::channel(CREATES_MAX);
+    let (appends, append_jobs) = mpsc::channel(QUEUE_MAX);
+    let creator =
+        Creator::new(store.clone(), hub.clone(), node, Arc::clone(&clock), create_jobs, new_runs);
+    let writer = Writer::new(store, hub, node, Arc::clone(&clock), append_jobs, fenced.clone());
+    (Journal { creates, appends, fenced, clock }, Loops { writer, creator })
+}
+
+impl Journal {
+    /// Creates a run: its keys, its row and its first event in one commit.
+    ///
+    /// # Cancel safety
+    /// Dropping it before the lane has taken it means that nothing is created; later, only the
+    /// answer is lost.
+    pub async fn create(
+        &self,
+        create: Create,
+        queued: Draft,
+        placement: Placement,
+    ) -> Result<Intent, Refused> {
+        let (answer, answered) = oneshot::channel();
+        let job = creator::Job { create, queued, placement, answer };
+        let gone = || Refused::Unavailable("the service is stopping".to_owned());
+        self.creates.send(job).await.map_err(|_closed| gone())?;
+        answered.await.map_err(|_dropped| gone())?
+    }
+
+    /// Opens a run that this node owns for appending behind `head`. One pen at a time for a run.
+    pub async fn open(&self, run: RunId, head: Seq, last_at_ms: i64) -> Result<Pen, Refused> {
+        let job = writer::Job::Open { run, head, last_at_ms };
+        self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)?;
+        Ok(Pen { run, appends: self.appends.clone() })
+    }
+
+    /// A new run's id: a UUIDv7 by the store's clock.
+    pub fn new_run_id(&self) -> RunId {
+        RunId(uuid::Uuid::now_v7())
+    }
+
+    /// The journal's time, milliseconds since 1970.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Cancelled when this node no longer owns anything.
+    pub fn fenced(&self) -> &CancellationToken {
+        &self.fenced
+    }
+}
+
+/// A driver's hold on its run's log.
+#[derive(Debug)]
+pub struct Pen {
+    run: RunId,
+    appends: mpsc::Sender<writer::Job>,
+}
+
+impl Pen {
+    /// Puts text behind everything before. It is merged with what waits of the same item, and
+    /// committed with the next batch; the next append tells how it went.
+    ///
+    /// # Cancel safety
+    /// Dropping it before there is room means that the text was not taken.
+    pub async fn push(&mut self, text: Text) -> Result<(), Refused> {
+        let job = writer::Job::Push { run: self.run, text };
+        self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)
+    }
+
+    /// Puts events behind everything before, and answers after their commit.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses only the answer once the writer has taken it; whoever drops it must drop the
+    /// pen too, and fold the log anew.
+    pub async fn append(
+        &mut self,
+        drafts: Vec<Draft>,
+        effects: Effects,
+    ) -> Result<Committed, Refused> {
+        let (answer, answered) = oneshot::channel();
+        let entry = writer::Entry { drafts, effects, answer };
+        let job = writer::Job::Append { run: self.run, entry };
+        self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)?;
+        answered.await.map_err(|_dropped| Refused::NotOwner)?
+    }
+
+    /// Ends the hold; what was pushed is still committed.
+    pub async fn close(self) {
+        // A writer that has ended has nothing left to forget.
+        let _ = self.appends.send(writer::Job::Close { run: self.run }).await;
+    }
+}

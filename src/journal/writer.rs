@@ -1,0 +1,348 @@
+//! The append lane: collects what waits of all runs, commits it in one transaction, advances the
+//! hub, answers. There is no linger: while one commit is under way the next batch forms by itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{self, Text, Waiting};
+use super::{Clock, Committed, Effects, Refused, timestamp};
+use crate::hub::Hub;
+use crate::run::{Body, Draft, Event, RunId, Seq};
+use crate::store::{Append, Appended, NodeId, Store, StoreError};
+
+/// How many messages one batch takes from the channel; merged, they are far fewer events.
+const BATCH_MAX: usize = 4096;
+
+/// How long the writer waits before it asks an unavailable store again; doubled up to a second.
+const DOUBT_WAIT: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub(super) enum Job {
+    Open { run: RunId, head: Seq, last_at_ms: i64 },
+    Push { run: RunId, text: Text },
+    Append { run: RunId, entry: Entry },
+    Close { run: RunId },
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) drafts: Vec<Draft>,
+    pub(super) effects: Effects,
+    pub(super) answer: oneshot::Sender<Result<Committed, Refused>>,
+}
+
+/// A run that has a pen.
+#[derive(Debug)]
+struct Open {
+    head: Seq,
+    last_at_ms: i64,
+    waiting: Waiting,
+    entry: Option<Entry>,
+    is_closing: bool,
+    refused: Option<Refused>,
+    /// Committed since the last answer.
+    unanswered: Vec<Event>,
+}
+
+/// One run's part of a batch, as the store gets it, and what it becomes once it is committed.
+struct Part {
+    run: RunId,
+    events: Vec<Event>,
+    entry: Option<Entry>,
+}
+
+/// The loop of the append lane.
+#[derive(Debug)]
+pub struct Writer {
+    store: Store,
+    hub: Hub,
+    node: NodeId,
+    clock: Arc<Clock>,
+    jobs: mpsc::Receiver<Job>,
+    fenced: CancellationToken,
+    open: HashMap<RunId, Open>,
+    /// Runs with something to commit, in the order in which they asked.
+    ready: Vec<RunId>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        store: Store,
+        hub: Hub,
+        node: NodeId,
+        clock: Arc<Clock>,
+        jobs: mpsc::Receiver<Job>,
+        fenced: CancellationToken,
+    ) -> Writer {
+        let (open, ready) = (HashMap::new(), Vec::new());
+        Writer { store, hub, node, clock, jobs, fenced, open, ready }
+    }
+
+    /// Runs until the last handle is dropped and everything that waited is committed.
+    pub async fn run(mut self) {
+        let mut jobs = Vec::new();
+        loop {
+            if self.ready.is_empty() && self.jobs.recv_many(&mut jobs, BATCH_MAX).await == 0 {
+                return;
+            }
+            while jobs.len() < BATCH_MAX
+                && let Ok(job) = self.jobs.try_recv()
+            {
+                jobs.push(job);
+            }
+            for job in jobs.drain(..) {
+                self.take(job);
+            }
+            let (batch, parts) = self.assemble();
+            if !batch.is_empty() {
+                metrics::histogram!("runledger_journal_batch_runs").record(batch.len() as f64);
+                self.commit(Arc::new(batch), parts).await;
+            }
+            self.open.retain(|_, open| !open.is_closing || !open.waiting.texts.is_empty());
+        }
+    }
+
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Open { run, head, last_at_ms } => {
+                let open = Open {
+                    head,
+                    last_at_ms,
+                    waiting: Waiting::default(),
+                    entry: None,
+                    is_closing: false,
+                    refused: None,
+                    unanswered: Vec::new(),
+                };
+                self.open.insert(run, open);
+            }
+            Job::Push { run, text } => {
+                if let Some(open) = self.open.get_mut(&run)
+                    && open.refused.is_none()
+                {
+                    open.waiting.push(text);
+                    self.ready.push(run);
+                }
+            }
+            Job::Append { run, entry } => match self.open.get_mut(&run) {
+                Some(Open { refused: None, entry: waiting, .. }) => {
+                    assert!(waiting.is_none(), "a driver awaits each append before the next");
+                    *waiting = Some(entry);
+                    self.ready.push(run);
+                }
+                Some(Open { refused: Some(refused), .. }) => {
+                    // A driver that has gone needs no answer.
+                    let _ = entry.answer.send(Err(refused.clone()));
+                }
+                None => {
+                    // As above.
+                    let _ = entry.answer.send(Err(Refused::NotOwner));
+                }
+            },
+            Job::Close { run } => {
+                if let Some(open) = self.open.get_mut(&run) {
+                    open.is_closing = true;
+                }
+            }
+        }
+    }
+
+    /// Numbers what waits of each ready run. A guarded append that has text before it waits for the
+    /// next batch, so that its refusal takes no text with it.
+    fn assemble(&mut self) -> (Vec<Append>, Vec<Part>) {
+        let now = self.clock.now_ms();
+        let mut batch = Vec::new();
+        let mut parts = Vec::new();
+        let mut again = Vec::new();
+        for run in std::mem::take(&mut self.ready) {
+            let Some(open) = self.open.get_mut(&run) else { continue };
+            if open.refused.is_some() || (open.waiting.texts.is_empty() && open.entry.is_none()) {
+                continue;
+            }
+            let guarded =
+                open.entry.as_ref().is_some_and(|entry| entry.effects.only_if_inbox_n.is_some());
+            let entry = if guarded && !open.waiting.texts.is_empty() {
+                again.push(run);
+                None
+            } else {
+                open.entry.take()
+            };
+            open.last_at_ms = open.last_at_ms.max(now);
+            let (append, part) = number(run, open, entry);
+            batch.push(append);
+            parts.push(part);
+        }
+        self.ready = again;
+        (batch, parts)
+    }
+
+    /// Commits a batch. Data that the store refuses is found by halving, by run and never inside one:
+    /// the run that has it is refused alone.
+    async fn commit(&mut self, batch: Arc<Vec<Append>>, parts: Vec<Part>) {
+        match self.settle(&batch).await {
+            Ok(done) => self.committed(&batch, done, parts),
+            Err(StoreError::Fenced) => {
+                tracing::error!("this node has been declared dead: all its runs stop");
+                self.fenced.cancel();
+                for part in parts {
+                    self.refuse(part, &Refused::NotOwner);
+                }
+            }
+            Err(error) if batch.len() == 1 => {
+                tracing::error!(error = %error, "an append was refused as data");
+                for part in parts {
+                    self.refuse(part, &Refused::Poisoned(error.to_string()));
+                }
+            }
+            Err(_data) => {
+                let half = batch.len() / 2;
+                let mut first = parts;
+                let second = first.split_off(half);
+                Box::pin(self.commit(Arc::new(batch[..half].to_vec()), first)).await;
+                Box::pin(self.commit(Arc::new(batch[half..].to_vec()), second)).await;
+            }
+        }
+    }
+
+    /// Asks the store until it has said what became of the batch. After an answer that was lost the
+    /// heads tell: a run that stands at the end of its part is committed, one that stands before it
+    /// is sent again, the same bytes under the same places.
+    async fn settle(&self, batch: &Arc<Vec<Append>>) -> Result<Vec<Appended>, StoreError> {
+        let mut wait = DOUBT_WAIT;
+        let mut in_doubt = false;
+        loop {
+            let asked = if in_doubt {
+                self.resume(batch).await
+            } else {
+                self.store.append(self.node, Arc::clone(batch)).await
+            };
+            match asked {
+                Err(StoreError::Unavailable(reason) | StoreError::Corrupt(reason)) => {
+                    tracing::warn!(reason, "the store is away; {} runs wait", batch.len());
+                    metrics::counter!("runledger_journal_doubts_total").increment(1);
+                    in_doubt = true;
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(1));
+                }
+                settled @ (Ok(_) | Err(StoreError::Fenced | StoreError::Data(_))) => {
+                    return settled;
+                }
+            }
+        }
+    }
+
+    async fn resume(&self, batch: &Arc<Vec<Append>>) -> Result<Vec<Appended>, StoreError> {
+        let runs = batch.iter().filter_map(|append| append.run).collect();
+        let heads = self.store.heads(self.node, runs).await?;
+        let is_there = |append: &Append| {
+            let head = heads.iter().find(|head| Some(head.run) == append.run);
+            match (head, append.events.last()) {
+                (Some(head), Some(last)) => {
+                    let ends = append.update.as_ref().is_some_and(|u| u.status.is_terminal());
+                    head.last_seq >= last.seq || (ends && !head.is_owned)
+                }
+                (_, _) => false,
+            }
+        };
+        let again: Vec<Append> = batch.iter().filter(|one| !is_there(one)).cloned().collect();
+        let mut sent = if again.is_empty() {
+            Vec::new()
+        } else {
+            self.store.append(self.node, Arc::new(again)).await?
+        }
+        .into_iter();
+        Ok(batch
+            .iter()
+            .map(|append| if is_there(append) { None } else { sent.next() })
+            .map(|sent| sent.unwrap_or(Appended::All))
+            .collect())
+    }
+
+    /// Advances the hub before the answers: whoever hears an answer may look.
+    fn committed(&mut self, batch: &[Append], done: Vec<Appended>, parts: Vec<Part>) {
+        let taken = |append: &Append, appended: Appended| match appended {
+            Appended::All => append.events.len(),
+            Appended::StartsRefused => append.starts_at.unwrap_or(0),
+            Appended::InboxNews | Appended::NotOwner => 0,
+        };
+        let advances = batch.iter().zip(&done).filter_map(|(append, appended)| {
+            Some((append.run?, &append.events[..taken(append, *appended)]))
+        });
+        self.hub.advance(advances);
+        for ((append, appended), mut part) in batch.iter().zip(done).zip(parts) {
+            match appended {
+                Appended::NotOwner => {
+                    self.refuse(part, &Refused::NotOwner);
+                    continue;
+                }
+                Appended::InboxNews => {
+                    if let Some(entry) = part.entry {
+                        // A driver that has gone needs no answer.
+                        let _ = entry.answer.send(Err(Refused::InboxNews));
+                    }
+                    continue;
+                }
+                Appended::All | Appended::StartsRefused => {}
+            }
+            part.events.truncate(taken(append, appended));
+            let Some(open) = self.open.get_mut(&part.run) else { continue };
+            if let Some(last) = part.events.last() {
+                open.head = last.seq;
+            }
+            open.unanswered.append(&mut part.events);
+            if let Some(entry) = part.entry {
+                let events = std::mem::take(&mut open.unanswered);
+                let starts_refused = appended == Appended::StartsRefused;
+                // A driver that has gone needs no answer.
+                let _ = entry.answer.send(Ok(Committed { events, starts_refused }));
+            }
+        }
+    }
+
+    fn refuse(&mut self, part: Part, why: &Refused) {
+        let late = self.open.get_mut(&part.run).and_then(|open| {
+            open.refused = Some(why.clone());
+            open.waiting = Waiting::default();
+            open.entry.take()
+        });
+        for entry in [part.entry, late].into_iter().flatten() {
+            // A driver that has gone needs no answer.
+            let _ = entry.answer.send(Err(why.clone()));
+        }
+    }
+}
+
+fn number(run: RunId, open: &mut Open, entry: Option<Entry>) -> (Append, Part) {
+    let mut drafts: Vec<Draft> = open.waiting.drain().collect();
+    let mut append = Append { run: Some(run), ..Append::default() };
+    let entry = entry.map(|mut entry| {
+        drafts.append(&mut entry.drafts);
+        append.inbox_read = entry.effects.inbox_read;
+        append.only_if_inbox_n = entry.effects.only_if_inbox_n;
+        append.update = entry.effects.update.take();
+        if let Some(update) = &mut append.update {
+            update.at_ms = open.last_at_ms;
+        }
+        entry
+    });
+    append.starts_at = drafts.iter().position(|draft| draft.body.is_start());
+    if let Some(starts) = append.starts_at {
+        assert!(drafts[starts..].iter().all(|draft| draft.body.is_start()), "starts come last");
+    }
+    for draft in &drafts {
+        match &draft.body {
+            Body::TurnStarted { .. } if draft.attempt == 1 => {
+                append.turn_started_at_ms = Some(open.last_at_ms);
+            }
+            Body::TurnCompleted { .. } => append.reset_crashes = true,
+            _other => {}
+        }
+    }
+    let (stored, events) = batch::number(open.head, &timestamp(open.last_at_ms), drafts);
+    append.events = stored;
+    (append, Part { run, events, entry })
+}

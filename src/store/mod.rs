@@ -1,0 +1,203 @@
+//! Where facts live: all SQL, and only SQL. About a dozen coarse, batched operations.
+//!
+//! Everything written goes through [`Store::create`] and [`Store::append`] (both called by the
+//! journal alone), the inbox, and the owner-less moves: claim and rescue. No operation can be left
+//! half done by dropping its future: each write is one transaction in a task of its own.
+
+mod rows;
+pub mod sqlite;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+pub use rows::*;
+pub use sqlite::Sqlite;
+
+use crate::run::{RunId, Seq};
+
+/// What can go wrong in a store, by what the caller does about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// This node has been declared dead: it must stop all its runs.
+    #[error("this node's ownership has ended")]
+    Fenced,
+    /// A value was refused as data: the batch is split, and the run that has it fails alone.
+    #[error("the store refused the data: {0}")]
+    Data(String),
+    /// It may work later; nothing was committed unless a later read shows it.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// What is stored can't be read.
+    #[error("the store holds something unreadable: {0}")]
+    Corrupt(String),
+}
+
+/// The store of this installation.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// One file, one node.
+    Sqlite(Sqlite),
+}
+
+impl Store {
+    /// Opens (and makes, and migrates) the embedded store in a folder, and locks it for this process.
+    ///
+    /// # Errors
+    /// Where the folder can't be made or another process has it.
+    pub async fn open_sqlite(folder: &Path) -> anyhow::Result<Store> {
+        Ok(Store::Sqlite(Sqlite::open(folder).await?))
+    }
+
+    /// What it is, for people: the start line and `/readyz` say it.
+    pub fn describe(&self) -> String {
+        match self {
+            Store::Sqlite(store) => store.describe(),
+        }
+    }
+
+    /// The store's time, milliseconds since 1970.
+    pub fn now_ms(&self) -> i64 {
+        match self {
+            Store::Sqlite(_) => jiff::Timestamp::now().as_millisecond(),
+        }
+    }
+
+    /// Makes a new node row and takes over what dead nodes left: their runs are queued again.
+    pub async fn register(&self, name: &str) -> Result<(NodeId, Rescued), StoreError> {
+        match self {
+            Store::Sqlite(store) => store.register(name).await,
+        }
+    }
+
+    /// Ends this node's ownership: every run that it still has is queued for whoever comes next, and
+    /// no crash is counted.
+    pub async fn hand_over(&self, node: NodeId) -> Result<u64, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.hand_over(node).await,
+        }
+    }
+
+    /// Creates runs, each with its keys and first events, in one transaction.
+    pub async fn create(&self, batch: Vec<Create>) -> Result<Vec<Created>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.create(batch).await,
+        }
+    }
+
+    /// Appends to runs that this node owns, in one transaction. A run that it doesn't own is refused
+    /// alone.
+    pub async fn append(
+        &self,
+        node: NodeId,
+        batch: Arc<Vec<Append>>,
+    ) -> Result<Vec<Appended>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.append(node, batch).await,
+        }
+    }
+
+    /// The last committed place of each of these runs, and whether this node owns it.
+    pub async fn heads(&self, node: NodeId, runs: Vec<RunId>) -> Result<Vec<Head>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.heads(node, runs).await,
+        }
+    }
+
+    /// Takes due runs from the queue: up to `slots` to drive, and those with inbox news besides.
+    pub async fn claim(&self, node: NodeId, slots: u32) -> Result<Vec<Claimed>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.claim(node, slots).await,
+        }
+    }
+
+    /// Puts a run that was claimed for its inbox back among those that wait for a slot.
+    pub async fn requeue(&self, node: NodeId, run: RunId) -> Result<(), StoreError> {
+        match self {
+            Store::Sqlite(store) => store.requeue(node, run).await,
+        }
+    }
+
+    /// Leaves something in a run's inbox and wakes its owner, or queues it where it has none.
+    pub async fn leave(
+        &self,
+        tenant: &str,
+        run: RunId,
+        note: InboxNote,
+    ) -> Result<Left, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.leave(tenant, run, note).await,
+        }
+    }
+
+    /// The inbox rows that the owner has not read, in order.
+    pub async fn inbox(&self, run: RunId) -> Result<Vec<InboxRow>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.inbox(run).await,
+        }
+    }
+
+    /// Events of a run behind `after`, in order, at most `limit` and about 4 MiB.
+    pub async fn events(
+        &self,
+        run: RunId,
+        after: Seq,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.events(run, after, limit).await,
+        }
+    }
+
+    /// The last `limit` events below `before` that `types` lets pass, in ascending order.
+    pub async fn events_before(
+        &self,
+        run: RunId,
+        before: Seq,
+        limit: u32,
+        types: &TypeFilter,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.events_before(run, before, limit, types).await,
+        }
+    }
+
+    /// What a driver needs to fold: everything but the deltas of turns that have ended.
+    pub async fn log_for_fold(&self, run: RunId) -> Result<Vec<StoredEvent>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.log_for_fold(run).await,
+        }
+    }
+
+    /// The run that a client means: by our id, or by one of its own choosing.
+    pub async fn find(&self, tenant: &str, name: &str) -> Result<Option<RunRow>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.find(tenant, name).await,
+        }
+    }
+
+    /// How many queued runs come before this one, and itself: 1 is next. None where it isn't queued.
+    pub async fn queue_position(&self, run: RunId) -> Result<Option<u64>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.queue_position(run).await,
+        }
+    }
+
+    /// How many runs wait and how many have an owner.
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.counts().await,
+        }
+    }
+
+    /// Ends the store's connections after what is under way.
+    pub async fn close(&self) {
+        match self {
+            Store::Sqlite(store) => store.close().await,
+        }
+    }
+}
+
+/// Labels of a run, as stored.
+pub type Metadata = Map<String, Value>;

@@ -1,0 +1,244 @@
+//! What goes into the store and comes out of it.
+
+use std::sync::Arc;
+
+use crate::run::{RunId, Seq, Status};
+
+/// One start of one process; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeId(pub i64);
+
+/// What `register` took over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rescued {
+    /// Runs whose node died under them.
+    pub crashed: u64,
+    /// Runs that a clean stop handed over.
+    pub handed_over: u64,
+}
+
+/// A key that a client gave an intent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Its name space.
+    pub kind: KeyKind,
+    /// The key.
+    pub key: String,
+}
+
+/// The two name spaces of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyKind {
+    /// The `Idempotency-Key` header.
+    Idempotency,
+    /// `config.run_id`.
+    RunId,
+}
+
+impl KeyKind {
+    /// As stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            KeyKind::Idempotency => "idempotency",
+            KeyKind::RunId => "run_id",
+        }
+    }
+}
+
+/// A run to create.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the fields are those of the table `runs`")]
+pub struct Create {
+    pub id: RunId,
+    pub public_id: String,
+    pub tenant: String,
+    pub keys: Vec<Key>,
+    /// SHA-256 of the request's body with sorted keys, hex.
+    pub digest: String,
+    /// The node on which it is born running, or none: then it is queued.
+    pub owner: Option<NodeId>,
+    pub agent: Option<String>,
+    pub model: String,
+    pub created_by: String,
+    pub created_at_ms: i64,
+    pub input_preview: String,
+    pub metadata: String,
+    pub spec: String,
+    /// Its first events, from seq 1.
+    pub events: Vec<StoredEvent>,
+}
+
+/// What became of a [`Create`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// It exists now.
+    New,
+    /// One of its keys names this run already, created from the same body.
+    Existing(RunId),
+    /// A key names a run that was created from another body, or two keys name two runs.
+    Conflict,
+    /// It should have been born on a node that is dead: create it queued.
+    Fenced,
+}
+
+/// An event as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its place.
+    pub seq: Seq,
+    /// The number of its type.
+    pub kind: u8,
+    /// Its JSON, byte for byte what clients get.
+    pub data: Arc<str>,
+}
+
+/// What one run appends.
+#[derive(Clone, Debug, Default)]
+pub struct Append {
+    /// The run; its owner must be the appending node.
+    pub run: Option<RunId>,
+    /// The events, densely behind the run's head.
+    pub events: Vec<StoredEvent>,
+    /// Where the events that start something begin, if any do: they stand last, and are refused once
+    /// a cancel has been accepted.
+    pub starts_at: Option<usize>,
+    /// The inbox is read up to here with this append.
+    pub inbox_read: Option<i64>,
+    /// Refuse the whole append where the inbox has rows beyond this.
+    pub only_if_inbox_n: Option<i64>,
+    /// The run's new status and what goes with it.
+    pub update: Option<RunUpdate>,
+    /// The turn under way began with this append (milliseconds since 1970).
+    pub turn_started_at_ms: Option<i64>,
+    /// A turn was completed: the count of crashes begins anew.
+    pub reset_crashes: bool,
+}
+
+/// How a run's row changes with an append.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the fields are those of the table `runs`")]
+pub struct RunUpdate {
+    pub status: Status,
+    pub stop_reason: Option<String>,
+    pub output_preview: Option<String>,
+    pub at_ms: i64,
+}
+
+/// What became of an [`Append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// All of it is committed.
+    All,
+    /// A cancel was accepted: everything before the starts is committed, the starts are not.
+    StartsRefused,
+    /// The inbox has news: nothing is committed.
+    InboxNews,
+    /// This node doesn't own the run: nothing is committed.
+    NotOwner,
+}
+
+/// Where a run's log stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The run.
+    pub run: RunId,
+    /// Its last committed event.
+    pub last_seq: Seq,
+    /// Whether the asking node owns it.
+    pub is_owned: bool,
+}
+
+/// A run that this node owns from now on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// The run.
+    pub run: RunId,
+    /// Whether it was claimed for its inbox only, beyond the free slots.
+    pub for_inbox: bool,
+    /// Why it was in the queue: `new`, `drain`, `crash`, `inbox`, `timer`.
+    pub reason: String,
+}
+
+/// What a driver is told of a run at the start.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the fields are those of the table `runs`")]
+pub struct RunRow {
+    pub id: RunId,
+    pub public_id: String,
+    pub tenant: String,
+    pub status: Status,
+    pub crashes: u32,
+    pub inbox_n: i64,
+    pub inbox_read: i64,
+    pub last_seq: Seq,
+    pub created_by: String,
+    pub created_at_ms: i64,
+    pub started_at_ms: Option<i64>,
+    pub finished_at_ms: Option<i64>,
+    pub turn_started_at_ms: Option<i64>,
+    pub cancel_at_ms: Option<i64>,
+    pub spec: Arc<str>,
+}
+
+/// Something left for a run's owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboxNote {
+    /// What it is: `cancel`.
+    pub kind: &'static str,
+    /// The same key twice is one note.
+    pub dedupe_key: String,
+    /// JSON.
+    pub body: String,
+}
+
+/// A note, numbered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of the table `inbox`")]
+pub struct InboxRow {
+    pub n: i64,
+    pub kind: String,
+    pub body: String,
+}
+
+/// What became of a note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It is there; the owner to wake, if the run has one.
+    Accepted(Option<NodeId>),
+    /// The run has ended: nothing was left.
+    Ended,
+    /// There is no such run.
+    NoRun,
+}
+
+/// Runs that are not terminal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Waiting for an owner.
+    pub queued: u64,
+    /// With an owner.
+    pub owned: u64,
+}
+
+/// Which event types a reader wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TypeFilter {
+    /// All.
+    #[default]
+    All,
+    /// Only these.
+    Only(Vec<u8>),
+    /// All but these.
+    Without(Vec<u8>),
+}
+
+impl TypeFilter {
+    /// Whether an event of this type passes.
+    pub fn passes(&self, kind: u8) -> bool {
+        match self {
+            TypeFilter::All => true,
+            TypeFilter::Only(kinds) => kinds.contains(&kind),
+            TypeFilter::Without(kinds) => !kinds.contains(&kind),
+        }
+    }
+}

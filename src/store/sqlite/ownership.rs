@@ -1,0 +1,336 @@
+//! Who owns which run: registration, rescue, claim, hand-over, and the inbox.
+
+use futures_util::FutureExt;
+use sqlx::sqlite::SqliteConnection;
+
+use super::{Sqlite, id_bytes, id_of, now_ms, unavailable};
+use crate::run::RunId;
+use crate::store::{Claimed, InboxNote, InboxRow, Left, NodeId, Rescued, StoreError};
+
+/// How many runs with inbox news are claimed at once, beyond the free slots: reading an inbox is
+/// short work.
+const INBOX_CLAIMS: i64 = 64;
+
+/// From how many crashes on a run is suspected of killing its node: only one such run is driven at a
+/// time, and while it is, the node's death counts for it alone.
+const SUSPECT_CRASHES: i64 = 2;
+
+impl Sqlite {
+    pub(in crate::store) async fn register(
+        &self,
+        name: &str,
+    ) -> Result<(NodeId, Rescued), StoreError> {
+        let name = name.to_owned();
+        self.write(move |connection| {
+            async move {
+                let crashed = rescue(connection).await?;
+                let (handed_over,): (i64,) =
+                    sqlx::query_as("select count(*) from queue where reason = 'drain'")
+                        .fetch_one(&mut *connection)
+                        .await
+                        .map_err(unavailable)?;
+                let (node,): (i64,) = sqlx::query_as(
+                    "insert into nodes (name, started_at) values ($1, $2) returning node_id",
+                )
+                .bind(name)
+                .bind(now_ms())
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(unavailable)?;
+                let handed_over = handed_over.unsigned_abs();
+                Ok((NodeId(node), Rescued { crashed, handed_over }))
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn hand_over(&self, node: NodeId) -> Result<u64, StoreError> {
+        self.write(move |connection| {
+            async move {
+                let queued = release(connection, node, "drain").await?;
+                mark_dead(connection, Some(node)).await?;
+                Ok(queued)
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn claim(
+        &self,
+        node: NodeId,
+        slots: u32,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        self.write(move |connection| {
+            async move {
+                let mut due = due(connection, "drive", i64::from(slots)).await?;
+                due.extend(self::due(connection, "inbox", INBOX_CLAIMS).await?);
+                let (mut suspects,): (i64,) = sqlx::query_as(
+                    "select count(*) from runs where node_id = $1 and crashes >= $2",
+                )
+                .bind(node.0)
+                .bind(SUSPECT_CRASHES)
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(unavailable)?;
+                let mut claimed = Vec::with_capacity(due.len());
+                for row in due {
+                    if row.crashes >= SUSPECT_CRASHES && suspects > 0 {
+                        continue;
+                    }
+                    suspects += i64::from(row.crashes >= SUSPECT_CRASHES);
+                    take(connection, node, &row.claimed).await?;
+                    claimed.push(row.claimed);
+                }
+                Ok(claimed)
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn requeue(
+        &self,
+        node: NodeId,
+        run: RunId,
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            async move {
+                let freed = sqlx::query(
+                    "insert into queue (run_id, kind, reason, tenant, priority, run_at)
+                     select id, iif(inbox_n > inbox_read, 'inbox', 'drive'),
+                            iif(status = 'QUEUED', 'new', 'inbox'), tenant, 0, created_at
+                       from runs where id = $1 and node_id = $2
+                     on conflict do nothing",
+                )
+                .bind(id_bytes(run))
+                .bind(node.0)
+                .execute(&mut *connection)
+                .await
+                .map_err(unavailable)?;
+                if freed.rows_affected() > 0 {
+                    sqlx::query("update runs set node_id = null where id = $1")
+                        .bind(id_bytes(run))
+                        .execute(&mut *connection)
+                        .await
+                        .map_err(unavailable)?;
+                }
+                Ok(())
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn leave(
+        &self,
+        tenant: &str,
+        run: RunId,
+        note: InboxNote,
+    ) -> Result<Left, StoreError> {
+        let tenant = tenant.to_owned();
+        self.write(move |connection| {
+            async move { leave_one(connection, &tenant, run, &note).await }.boxed()
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn inbox(&self, run: RunId) -> Result<Vec<InboxRow>, StoreError> {
+        let rows: Vec<(i64, String, String)> = sqlx::query_as(
+            "select inbox.n, inbox.kind, inbox.body
+               from inbox join runs on runs.id = inbox.run_id
+              where inbox.run_id = $1 and inbox.n > runs.inbox_read
+              order by inbox.n",
+        )
+        .bind(id_bytes(run))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(rows.into_iter().map(|(n, kind, body)| InboxRow { n, kind, body }).collect())
+    }
+}
+
+/// Queues what dead nodes own. Under the file lock every other node is dead. Runs that were never
+/// started cannot have killed anybody.
+async fn rescue(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+    sqlx::query(
+        "update runs set crashes = crashes + 1
+          where node_id is not null and status = 'RUNNING'
+            and (crashes >= $1
+                 or not exists (select 1 from runs r where r.node_id is not null
+                                                       and r.crashes >= $1))",
+    )
+    .bind(SUSPECT_CRASHES)
+    .execute(&mut *connection)
+    .await
+    .map_err(unavailable)?;
+    let (nodes,): (i64,) = sqlx::query_as("select coalesce(max(node_id), 0) from nodes")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(unavailable)?;
+    let mut queued = 0;
+    for node in 1..=nodes {
+        queued += release(connection, NodeId(node), "crash").await?;
+    }
+    mark_dead(connection, None).await?;
+    Ok(queued)
+}
+
+async fn release(
+    connection: &mut SqliteConnection,
+    node: NodeId,
+    reason: &str,
+) -> Result<u64, StoreError> {
+    let queued = sqlx::query(
+        "insert into queue (run_id, kind, reason, tenant, priority, run_at)
+         select id, iif(inbox_n > inbox_read, 'inbox', 'drive'),
+                iif(status = 'QUEUED', 'new', $2), tenant, 0, created_at
+           from runs where node_id = $1
+         on conflict do nothing",
+    )
+    .bind(node.0)
+    .bind(reason.to_owned())
+    .execute(&mut *connection)
+    .await
+    .map_err(unavailable)?;
+    sqlx::query("update runs set node_id = null where node_id = $1")
+        .bind(node.0)
+        .execute(connection)
+        .await
+        .map_err(unavailable)?;
+    Ok(queued.rows_affected())
+}
+
+async fn mark_dead(
+    connection: &mut SqliteConnection,
+    node: Option<NodeId>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "update nodes set dead_at = $1
+          where dead_at is null and ($2 is null or node_id = $2)",
+    )
+    .bind(now_ms())
+    .bind(node.map(|node| node.0))
+    .execute(connection)
+    .await
+    .map_err(unavailable)?;
+    Ok(())
+}
+
+struct Due {
+    claimed: Claimed,
+    crashes: i64,
+}
+
+async fn due(
+    connection: &mut SqliteConnection,
+    kind: &str,
+    limit: i64,
+) -> Result<Vec<Due>, StoreError> {
+    let rows: Vec<(Vec<u8>, String, i64)> = sqlx::query_as(
+        "select queue.run_id, queue.reason, runs.crashes
+           from queue join runs on runs.id = queue.run_id
+          where queue.kind = $1 and queue.run_at <= $2
+          order by queue.priority, queue.run_at, queue.run_id
+          limit $3",
+    )
+    .bind(kind.to_owned())
+    .bind(now_ms())
+    .bind(limit)
+    .fetch_all(connection)
+    .await
+    .map_err(unavailable)?;
+    rows.into_iter()
+        .map(|(run, reason, crashes)| {
+            let claimed = Claimed { run: id_of(&run)?, for_inbox: kind == "inbox", reason };
+            Ok(Due { claimed, crashes })
+        })
+        .collect()
+}
+
+async fn take(
+    connection: &mut SqliteConnection,
+    node: NodeId,
+    claimed: &Claimed,
+) -> Result<(), StoreError> {
+    sqlx::query("delete from queue where run_id = $1")
+        .bind(id_bytes(claimed.run))
+        .execute(&mut *connection)
+        .await
+        .map_err(unavailable)?;
+    sqlx::query("update runs set node_id = $2 where id = $1")
+        .bind(id_bytes(claimed.run))
+        .bind(node.0)
+        .execute(connection)
+        .await
+        .map_err(unavailable)?;
+    Ok(())
+}
+
+async fn leave_one(
+    connection: &mut SqliteConnection,
+    tenant: &str,
+    run: RunId,
+    note: &InboxNote,
+) -> Result<Left, StoreError> {
+    let row: Option<(Option<i64>, bool)> = sqlx::query_as(
+        "select node_id, finished_at is not null from runs where id = $1 and tenant = $2",
+    )
+    .bind(id_bytes(run))
+    .bind(tenant.to_owned())
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(unavailable)?;
+    let owner = match row {
+        None => return Ok(Left::NoRun),
+        Some((_, true)) => return Ok(Left::Ended),
+        Some((owner, false)) => owner,
+    };
+    let added = sqlx::query(
+        "insert into inbox (run_id, n, dedupe_key, kind, body, at)
+         select id, inbox_n + 1, $2, $3, $4, $5 from runs where id = $1
+         on conflict do nothing",
+    )
+    .bind(id_bytes(run))
+    .bind(&note.dedupe_key)
+    .bind(note.kind.to_owned())
+    .bind(&note.body)
+    .bind(now_ms())
+    .execute(&mut *connection)
+    .await
+    .map_err(unavailable)?;
+    if added.rows_affected() > 0 {
+        sqlx::query(
+            "update runs
+                set inbox_n = inbox_n + 1,
+                    cancel_at = iif($2 = 'cancel', coalesce(cancel_at, $3), cancel_at)
+              where id = $1",
+        )
+        .bind(id_bytes(run))
+        .bind(note.kind.to_owned())
+        .bind(now_ms())
+        .execute(&mut *connection)
+        .await
+        .map_err(unavailable)?;
+        if owner.is_none() {
+            queue_for_inbox(connection, run).await?;
+        }
+    }
+    Ok(Left::Accepted(owner.map(NodeId)))
+}
+
+/// A run without an owner is queued for its inbox; one that waits already waits no longer.
+async fn queue_for_inbox(connection: &mut SqliteConnection, run: RunId) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into queue (run_id, kind, reason, tenant, priority, run_at)
+         select id, 'inbox', 'inbox', tenant, 0, $2 from runs where id = $1
+         on conflict (run_id) do update set kind = 'inbox', run_at = min(run_at, excluded.run_at)",
+    )
+    .bind(id_bytes(run))
+    .bind(now_ms())
+    .execute(connection)
+    .await
+    .map_err(unavailable)?;
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! Reads: rows and logs, on connections that cannot write.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::{Sqlite, id_bytes, id_of, unavailable};
+use crate::run::id::is_client_id;
+use crate::run::{RunId, Seq, Status};
+use crate::store::{Counts, KeyKind, RunRow, StoreError, StoredEvent, TypeFilter};
+
+/// A page of events ends here: a client reads on, and no answer fills the memory.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+const RUN: &str = "select id, public_id, tenant, status, crashes, inbox_n, inbox_read, last_seq,
+            created_by, created_at, started_at, finished_at, turn_started_at, cancel_at, spec
+       from runs where id = $1 and tenant = $2";
+
+impl Sqlite {
+    pub(in crate::store) async fn find(
+        &self,
+        tenant: &str,
+        name: &str,
+    ) -> Result<Option<RunRow>, StoreError> {
+        let id = if let Ok(id) = name.parse::<RunId>() {
+            id_bytes(id)
+        } else if is_client_id(name) {
+            let row: Option<(Vec<u8>,)> = sqlx::query_as(
+                "select run_id from run_keys where tenant = $1 and kind = $2 and key = $3",
+            )
+            .bind(tenant.to_owned())
+            .bind(KeyKind::RunId.name())
+            .bind(name.to_owned())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(unavailable)?;
+            match row {
+                Some((id,)) => id,
+                None => return Ok(None),
+            }
+        } else {
+            return Ok(None);
+        };
+        let row = sqlx::query(RUN)
+            .bind(id)
+            .bind(tenant.to_owned())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        row.map(|row| run_row(&row)).transpose()
+    }
+
+    pub(in crate::store) async fn events(
+        &self,
+        run: RunId,
+        after: Seq,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let rows: Vec<(i64, i64, String)> = sqlx::query_as(
+            "select seq, type, data from events where run_id = $1 and seq > $2
+              order by seq limit $3",
+        )
+        .bind(id_bytes(run))
+        .bind(i64::try_from(after.0).unwrap_or(i64::MAX))
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let mut bytes = 0;
+        let page = rows
+            .into_iter()
+            .take_while(|(_, _, data)| {
+                let fits = bytes < PAGE_BYTES;
+                bytes += data.len();
+                fits
+            })
+            .map(stored)
+            .collect();
+        Ok(page)
+    }
+
+    pub(in crate::store) async fn events_before(
+        &self,
+        run: RunId,
+        before: Seq,
+        limit: u32,
+        types: &TypeFilter,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let (only, kinds) = match types {
+            TypeFilter::All => (false, Vec::new()),
+            TypeFilter::Only(kinds) => (true, kinds.clone()),
+            TypeFilter::Without(kinds) => (false, kinds.clone()),
+        };
+        let rows: Vec<(i64, i64, String)> = sqlx::query_as(
+            "select seq, type, data from events
+              where run_id = $1 and seq < $2
+                and (type in (select value from json_each($3))) = $4
+              order by seq desc limit $5",
+        )
+        .bind(id_bytes(run))
+        .bind(i64::try_from(before.0).unwrap_or(i64::MAX))
+        .bind(json!(kinds).to_string())
+        .bind(only)
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let mut bytes = 0;
+        let mut page: Vec<StoredEvent> = rows
+            .into_iter()
+            .take_while(|(_, _, data)| {
+                let fits = bytes < PAGE_BYTES;
+                bytes += data.len();
+                fits
+            })
+            .map(stored)
+            .collect();
+        page.reverse();
+        Ok(page)
+    }
+
+    pub(in crate::store) async fn log_for_fold(
+        &self,
+        run: RunId,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        // 2 is turn.started; 3 and 4 are the deltas, whose whole text turn.completed repeats.
+        let rows: Vec<(i64, i64, String)> = sqlx::query_as(
+            "select seq, type, data from events
+              where run_id = $1
+                and (type not in (3, 4)
+                     or seq > (select coalesce(max(seq), 0) from events
+                                where run_id = $1 and type = 2))
+              order by seq",
+        )
+        .bind(id_bytes(run))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(rows.into_iter().map(stored).collect())
+    }
+
+    pub(in crate::store) async fn queue_position(
+        &self,
+        run: RunId,
+    ) -> Result<Option<u64>, StoreError> {
+        let row: Option<(i64,)> = sqlx::query_as(
+            "select (select count(*) from queue before
+                      where (before.priority, before.run_at, before.run_id)
+                         <= (queue.priority, queue.run_at, queue.run_id))
+               from queue where run_id = $1",
+        )
+        .bind(id_bytes(run))
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(row.map(|(place,)| place.unsigned_abs()))
+    }
+
+    pub(in crate::store) async fn counts(&self) -> Result<Counts, StoreError> {
+        let (queued, owned): (i64, i64) = sqlx::query_as(
+            "select (select count(*) from queue),
+                    (select count(*) from runs where node_id is not null)",
+        )
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        Ok(Counts { queued: queued.unsigned_abs(), owned: owned.unsigned_abs() })
+    }
+}
+
+fn stored((seq, kind, data): (i64, i64, String)) -> StoredEvent {
+    StoredEvent {
+        seq: Seq(seq.unsigned_abs()),
+        kind: u8::try_from(kind).unwrap_or(u8::MAX),
+        data: Arc::from(data),
+    }
+}
+
+fn run_row(row: &SqliteRow) -> Result<RunRow, StoreError> {
+    let corrupt = |error: sqlx::Error| StoreError::Corrupt(error.to_string());
+    let status: String = row.try_get("status").map_err(corrupt)?;
+    let id: Vec<u8> = row.try_get("id").map_err(corrupt)?;
+    let crashes: i64 = row.try_get("crashes").map_err(corrupt)?;
+    let last_seq: i64 = row.try_get("last_seq").map_err(corrupt)?;
+    Ok(RunRow {
+        id: id_of(&id)?,
+        public_id: row.try_get("public_id").map_err(corrupt)?,
+        tenant: row.try_get("tenant").map_err(corrupt)?,
+        status: Status::parse(&status)
+            .ok_or_else(|| StoreError::Corrupt(format!("the status `{status}`")))?,
+        crashes: u32::try_from(crashes).unwrap_or(u32::MAX),
+        inbox_n: row.try_get("inbox_n").map_err(corrupt)?,
+        inbox_read: row.try_get("inbox_read").map_err(corrupt)?,
+        last_seq: Seq(last_seq.unsigned_abs()),
+        created_by: row.try_get("created_by").map_err(corrupt)?,
+        created_at_ms: row.try_get("created_at").map_err(corrupt)?,
+        started_at_ms: row.try_get("started_at").map_err(corrupt)?,
+        finished_at_ms: row.try_get("finished_at").map_err(corrupt)?,
+        turn_started_at_ms: row.try_get("turn_started_at").map_err(corrupt)?,
+        cancel_at_ms: row.try_get("cancel_at").map_err(corrupt)?,
+        spec: Arc::from(row.try_get::<String, _>("spec").map_err(corrupt)?),
+    })
+}
