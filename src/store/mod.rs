@@ -177,6 +177,13 @@ impl Store {
         }
     }
 
+    /// A run's row, for its owner.
+    pub async fn load(&self, run: RunId) -> Result<Option<RunRow>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.load(run).await,
+        }
+    }
+
     /// How many queued runs come before this one, and itself: 1 is next. None where it isn't queued.
     pub async fn queue_position(&self, run: RunId) -> Result<Option<u64>, StoreError> {
         match self {

@@ -16,7 +16,7 @@ const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 const RUN: &str = "select id, public_id, tenant, status, crashes, inbox_n, inbox_read, last_seq,
             created_by, created_at, started_at, finished_at, turn_started_at, cancel_at, spec
-       from runs where id = $1 and tenant = $2";
+       from runs where id = $1 and ($2 is null or tenant = $2)";
 
 impl Sqlite {
     pub(in crate::store) async fn find(
@@ -43,9 +43,17 @@ impl Sqlite {
         } else {
             return Ok(None);
         };
+        self.row(id, Some(tenant.to_owned())).await
+    }
+
+    pub(in crate::store) async fn load(&self, run: RunId) -> Result<Option<RunRow>, StoreError> {
+        self.row(id_bytes(run), None).await
+    }
+
+    async fn row(&self, id: Vec<u8>, tenant: Option<String>) -> Result<Option<RunRow>, StoreError> {
         let row = sqlx::query(RUN)
             .bind(id)
-            .bind(tenant.to_owned())
+            .bind(tenant)
             .fetch_optional(&self.readers)
             .await
             .map_err(unavailable)?;

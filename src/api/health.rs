@@ -1,0 +1,62 @@
+//! What operators and orchestrators ask: what is it, does it live, may it take work, its numbers.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use serde_json::{Value, json};
+
+use super::ApiState;
+use super::problem::{ErrorCode, Problem};
+
+/// How long the store may take to show that it is there.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// `GET /`
+pub(super) async fn about() -> Json<Value> {
+    Json(json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "docs": env!("CARGO_PKG_REPOSITORY"),
+    }))
+}
+
+/// `GET /healthz`: the process lives.
+pub(super) async fn alive() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// `GET /readyz`: the node may take work.
+pub(super) async fn ready(State(api): State<ApiState>) -> Result<Json<Value>, Problem> {
+    if api.stop.is_cancelled() {
+        return Err(Problem::new(ErrorCode::Draining, "the service is stopping"));
+    }
+    if api.journal.fenced().is_cancelled() {
+        let detail = "another process has taken over this node's runs";
+        return Err(Problem::new(ErrorCode::StoreUnavailable, detail));
+    }
+    let asked = tokio::time::timeout(STORE_TIMEOUT, api.store.counts()).await;
+    let late =
+        |_elapsed| Problem::new(ErrorCode::StoreUnavailable, "the store did not answer within 2 s");
+    asked.map_err(late)??;
+    Ok(Json(json!({"status": "ready", "store": api.store.describe()})))
+}
+
+/// `GET /metrics`
+pub(super) async fn metrics(State(api): State<ApiState>) -> Result<impl IntoResponse, Problem> {
+    let counts = api.store.counts().await?;
+    let (used, slots) = api.admission.usage();
+    for (name, value) in [
+        ("runledger_runs_queued", counts.queued as f64),
+        ("runledger_runs_owned", counts.owned as f64),
+        ("runledger_slots_used", used as f64),
+        ("runledger_slots", slots as f64),
+        ("runledger_watched_runs", api.hub.watched_runs() as f64),
+    ] {
+        metrics::gauge!(name).set(value);
+    }
+    let media_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    Ok((media_type, api.metrics.render()))
+}

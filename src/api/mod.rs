@@ -1,0 +1,89 @@
+//! The HTTP face: routes, and what every handler works with.
+
+pub mod auth;
+mod events;
+pub mod guard;
+mod health;
+pub mod problem;
+mod request;
+mod runs;
+pub mod server;
+mod stream;
+mod wire;
+
+use std::sync::Arc;
+
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::admission::Admission;
+use crate::hub::Hub;
+use crate::journal::Journal;
+use crate::run::Catalog;
+use crate::store::Store;
+use problem::Problem;
+
+/// The tenant of everything, until there are more.
+pub(crate) const TENANT: &str = "default";
+
+/// What every handler works with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ApiState {
+    /// Where runs are read.
+    pub store: Store,
+    /// Where runs are created.
+    pub journal: Journal,
+    /// How far runs are committed.
+    pub hub: Hub,
+    /// Slots and wake-ups.
+    pub admission: Admission,
+    /// What specs may name.
+    pub catalog: Arc<Catalog>,
+    /// Cancelled when the service begins to stop.
+    pub stop: CancellationToken,
+    /// Gives the metrics, in Prometheus' text form.
+    pub metrics: metrics_exporter_prometheus::PrometheusHandle,
+}
+
+/// All routes, behind the guard.
+pub fn router(state: ApiState, keys: Arc<auth::Keys>, guard: guard::Guard) -> Router {
+    Router::new()
+        .route("/", get(health::about))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/runs", post(runs::create))
+        .route("/runs/{id}", get(runs::get).delete(runs::cancel))
+        .route("/runs/{id}/cancel", post(runs::cancel))
+        .route("/runs/{id}/spec", get(runs::spec))
+        .route("/runs/{id}/events", get(events::page))
+        .route("/runs/{id}/stream", get(runs::stream))
+        .fallback(problem::unknown_route)
+        .method_not_allowed_fallback(problem::unknown_method)
+        .with_state(state)
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn_with_state(keys, auth::authenticate))
+        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::guard))
+}
+
+impl From<crate::store::StoreError> for Problem {
+    fn from(error: crate::store::StoreError) -> Problem {
+        use crate::store::StoreError;
+        match error {
+            StoreError::Unavailable(_) | StoreError::Fenced => {
+                tracing::warn!(error = %error, "a request found the store away");
+                let detail = "the store can't be reached; nothing was changed";
+                Problem {
+                    retry_after: Some(1),
+                    ..Problem::new(problem::ErrorCode::StoreUnavailable, detail)
+                }
+            }
+            StoreError::Data(_) | StoreError::Corrupt(_) => {
+                tracing::error!(error = %error, "a request found the store's data unreadable");
+                Problem::internal()
+            }
+        }
+    }
+}

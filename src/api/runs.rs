@@ -1,0 +1,305 @@
+//! Runs: create, poll, cancel, their spec, their stream.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+use super::auth::Caller;
+use super::problem::{ErrorCode, Problem};
+use super::request::{Parameters, Wanted, body, idempotency_key, invalid, must_be_json, wanted};
+use super::stream::{self, Cursor};
+use super::wire::{self, Asked};
+use super::{ApiState, TENANT};
+use crate::hub::Watch;
+use crate::journal::{Intent, Placement, Refused};
+use crate::run::event::is_terminal;
+use crate::run::spec::preview;
+use crate::run::{Draft, RunId, Spec};
+use crate::store::{Create, InboxNote, Key, KeyKind, Left, RunRow};
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// `POST /runs`
+pub(super) async fn create(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    parameters: Parameters,
+    headers: HeaderMap,
+    raw: Body,
+) -> Result<Response, Response> {
+    let created = async {
+        let wanted = wanted(&headers)?;
+        match wanted {
+            Wanted::Json => parameters.only(&["wait"])?,
+            Wanted::Stream => parameters.only(&["after", "types", "named"])?,
+        }
+        let wait = parameters.wait(&headers)?;
+        let cursor = Cursor::of(&parameters, &headers)?;
+        let key = idempotency_key(&headers)?;
+        must_be_json(&headers)?;
+        Ok::<_, Problem>((wanted, wait, cursor, key))
+    };
+    let (wanted, wait, cursor, key) = created.await.map_err(IntoResponse::into_response)?;
+    let bytes = body(&headers, raw).await?;
+    let answer = async {
+        let asked = wire::parse(&bytes, &api.catalog)?;
+        drop(bytes);
+        let (run, is_new) = commit(&api, asked, key, &caller).await?;
+        let watch = api.hub.watch(run);
+        let row = load(&api, run).await?;
+        let mut response = match wanted {
+            Wanted::Stream => streamed(&api, &row, watch, cursor)?,
+            Wanted::Json => {
+                let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+                waited(&api, row, watch, wait, status, &[]).await?
+            }
+        };
+        if !is_new {
+            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        Ok::<_, Problem>(response)
+    };
+    answer.await.map_err(IntoResponse::into_response)
+}
+
+/// One intent, one run: the run, and whether it is new.
+async fn commit(
+    api: &ApiState,
+    asked: Asked,
+    key: Option<String>,
+    caller: &Caller,
+) -> Result<(RunId, bool), Problem> {
+    if api.stop.is_cancelled() {
+        return Err(Problem::new(ErrorCode::Draining, "the service is stopping; try again"));
+    }
+    let Asked { spec, run_id, digest } = asked;
+    let id = api.journal.new_run_id();
+    let public_id = run_id.clone().unwrap_or_else(|| id.to_string());
+    let by_header = key.map(|key| Key { kind: KeyKind::Idempotency, key });
+    let by_id = run_id.map(|key| Key { kind: KeyKind::RunId, key });
+    let queued = wire::queued(&spec, &public_id, &id.to_string(), &caller.by);
+    let create = Create {
+        id,
+        public_id,
+        tenant: TENANT.to_owned(),
+        keys: by_header.into_iter().chain(by_id).collect(),
+        digest,
+        owner: None,
+        agent: spec.agent.name.clone(),
+        model: spec.model().to_owned(),
+        created_by: caller.by.clone(),
+        created_at_ms: api.journal.now_ms(),
+        input_preview: preview(&spec.input.text()),
+        metadata: wire::metadata(&spec),
+        spec: json!(spec).to_string(),
+        events: Vec::new(),
+    };
+    let placement = api.admission.born_slot().map_or(Placement::Queue, Placement::Here);
+    let queued = Draft { turn: 0, attempt: 1, body: queued };
+    match api.journal.create(create, queued, placement).await {
+        Ok(Intent::New(run)) => Ok((run, true)),
+        Ok(Intent::Existing(run)) => Ok((run, false)),
+        Ok(Intent::Conflict) => {
+            let detail = "the Idempotency-Key or config.run_id was used for another request: use a \
+                          new one, or send the same body again";
+            Err(Problem::new(ErrorCode::IdempotencyConflict, detail))
+        }
+        Err(Refused::Poisoned(reason)) => {
+            tracing::error!(reason, "the store refused a run's data");
+            Err(Problem::internal())
+        }
+        Err(refused @ (Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews)) => {
+            let detail = format!("{refused}; the run was not created unless a retry finds it");
+            Err(Problem::new(ErrorCode::StoreUnavailable, detail))
+        }
+    }
+}
+
+/// `GET /runs/{id}`
+pub(super) async fn get(
+    State(api): State<ApiState>,
+    Path(name): Path<String>,
+    parameters: Parameters,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    parameters.only(&["wait", "omit"])?;
+    let omit: Vec<String> = parameters.all("omit").map(str::to_owned).collect();
+    if let Some(unknown) = omit.iter().find(|part| !wire::PARTS.contains(&part.as_str())) {
+        let known = wire::PARTS.join(", ");
+        let got: String = unknown.chars().take(40).collect();
+        return Err(invalid("omit", &format!("can't leave out `{got}`; known: {known}")));
+    }
+    let wait = parameters.wait(&headers)?;
+    let (row, watch) = find(&api, &name).await?;
+    waited(&api, row, watch, wait, StatusCode::OK, &omit).await
+}
+
+/// `DELETE /runs/{id}`, `POST /runs/{id}/cancel`
+pub(super) async fn cancel(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    parameters: Parameters,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    parameters.only(&["wait"])?;
+    let wait = parameters.wait(&headers)?;
+    let (row, watch) = find(&api, &name).await?;
+    let note = InboxNote {
+        kind: "cancel",
+        dedupe_key: "cancel".to_owned(),
+        body: json!({"by": caller.by}).to_string(),
+    };
+    let status = match api.store.leave(TENANT, row.id, note).await? {
+        Left::Accepted(_owner) => {
+            api.admission.wake(row.id);
+            StatusCode::ACCEPTED
+        }
+        Left::Ended => StatusCode::OK,
+        Left::NoRun => return Err(Problem::not_found("run")),
+    };
+    let row = load(&api, row.id).await?;
+    waited(&api, row, watch, wait, status, &[]).await
+}
+
+/// `GET /runs/{id}/spec`
+pub(super) async fn spec(
+    State(api): State<ApiState>,
+    Path(name): Path<String>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
+    parameters.only(&[])?;
+    let (row, _watch) = find(&api, &name).await?;
+    let media_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((media_type, row.spec.to_string()).into_response())
+}
+
+/// `GET /runs/{id}/stream`
+pub(super) async fn stream(
+    State(api): State<ApiState>,
+    Path(name): Path<String>,
+    parameters: Parameters,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    parameters.only(&["after", "types", "named"])?;
+    let cursor = Cursor::of(&parameters, &headers)?;
+    let (row, watch) = find(&api, &name).await?;
+    let mut response = streamed(&api, &row, watch, cursor)?;
+    // It names a run that is created; here it is asked for by its name.
+    response.headers_mut().remove(header::LOCATION);
+    Ok(response)
+}
+
+fn streamed(
+    api: &ApiState,
+    row: &RunRow,
+    watch: Watch,
+    cursor: Cursor,
+) -> Result<Response, Problem> {
+    cursor.check(row)?;
+    let mut response = if row.status.is_terminal() && cursor.after == row.last_seq {
+        // `EventSource` stops at this, and at nothing else.
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        stream::respond(api, row, watch, cursor)
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, path(row, ""));
+    headers.insert(header::CONTENT_LOCATION, path(row, "/stream"));
+    Ok(response)
+}
+
+/// The run as it is when it ends or the wait is over.
+async fn waited(
+    api: &ApiState,
+    row: RunRow,
+    mut watch: Watch,
+    wait: Option<(Duration, bool)>,
+    status: StatusCode,
+    omit: &[String],
+) -> Result<Response, Problem> {
+    let row = match wait {
+        Some((wait, _)) if !row.status.is_terminal() => {
+            ended(api, &mut watch, row, Instant::now() + wait).await?
+        }
+        Some(_) | None => row,
+    };
+    drop(watch);
+    let state = wire::fold(&api.store.log_for_fold(row.id).await?)?;
+    let spec: Spec = serde_json::from_str(&row.spec).map_err(|error| {
+        tracing::error!(run.id = %row.id, error = %error, "a spec can't be read");
+        Problem::internal()
+    })?;
+    let position = match state.status.is_terminal() {
+        true => None,
+        false => api.store.queue_position(row.id).await?,
+    };
+    let body = wire::run_body(&row, &spec, &state, position, api.journal.now_ms(), omit);
+    let mut response = (status, Json(body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LOCATION, path(&row, ""));
+    if status == StatusCode::CREATED {
+        headers.insert(header::LOCATION, path(&row, ""));
+    }
+    if let Some((wait, true)) = wait {
+        let applied = format!("wait={}", wait.as_secs());
+        headers.insert(PREFERENCE_APPLIED, HeaderValue::try_from(applied).expect("it is ASCII"));
+    }
+    Ok(response)
+}
+
+/// Waits for the terminal event; commits of other events cost no read of the store.
+async fn ended(
+    api: &ApiState,
+    watch: &mut Watch,
+    mut row: RunRow,
+    deadline: Instant,
+) -> Result<RunRow, Problem> {
+    let mut seen = row.last_seq;
+    loop {
+        // The end of the service first: the client asks again elsewhere.
+        tokio::select! {
+            biased;
+            () = api.stop.cancelled() => return load(api, row.id).await,
+            waited = timeout_at(deadline, watch.beyond(seen)) => {
+                if waited.is_err() {
+                    return load(api, row.id).await;
+                }
+            }
+        }
+        match watch.tail(seen).as_deref() {
+            Some([.., last]) if !is_terminal(last.kind) => seen = last.seq,
+            Some(_) | None => {
+                row = load(api, row.id).await?;
+                if row.status.is_terminal() {
+                    return Ok(row);
+                }
+                seen = row.last_seq.max(seen);
+            }
+        }
+    }
+}
+
+/// The run of this name, and a hold on it that misses nothing after the row was read.
+pub(super) async fn find(api: &ApiState, name: &str) -> Result<(RunRow, Watch), Problem> {
+    let absent = || Problem::not_found("run");
+    let run = api.store.find(TENANT, name).await?.ok_or_else(absent)?.id;
+    let watch = api.hub.watch(run);
+    Ok((load(api, run).await?, watch))
+}
+
+async fn load(api: &ApiState, run: RunId) -> Result<RunRow, Problem> {
+    api.store.load(run).await?.ok_or_else(|| Problem::not_found("run"))
+}
+
+fn path(row: &RunRow, rest: &str) -> HeaderValue {
+    let path = format!("/runs/{}{rest}", row.public_id);
+    HeaderValue::try_from(path).expect("ids are visible ASCII")
+}

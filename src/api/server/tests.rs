@@ -1,0 +1,232 @@
+//! The accept loop over real sockets: every wait is for an end of file or a signal.
+
+use std::net::SocketAddr;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::routing::{get, post};
+use futures_util::stream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// How long a test may take before it has failed; nothing waits for it to pass.
+const TEST_MAX: Duration = Duration::from_secs(20);
+
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Timeouts that a test doesn't mean must not help it to pass.
+fn patient() -> Options {
+    let long = Duration::from_secs(3600);
+    Options { header_timeout: long, write_stall: long, drain_deadline: long, ..Options::default() }
+}
+
+struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    /// Closed when the body of `/endless` was dropped.
+    body_dropped: mpsc::Receiver<()>,
+    entered: Arc<Notify>,
+}
+
+#[derive(Clone)]
+struct Handles {
+    body_alive: mpsc::Sender<()>,
+    entered: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+async fn endless(State(handles): State<Handles>) -> Body {
+    handles.entered.notify_one();
+    let chunk = Bytes::from(vec![b'x'; 65_536]);
+    Body::from_stream(stream::unfold(handles, move |handles| {
+        let chunk = chunk.clone();
+        async move { Some((Ok::<_, io::Error>(chunk), handles)) }
+    }))
+}
+
+/// As an SSE handler does: one event, then silence, then the cut on stop.
+async fn events(State(handles): State<Handles>) -> Body {
+    let first = stream::iter([Ok(Bytes::from_static(b"data: 1\n\n"))]);
+    let cut = stream::once(async move {
+        handles.stop.cancelled().await;
+        Err(io::Error::other("draining"))
+    });
+    Body::from_stream(futures_util::StreamExt::chain(first, cut))
+}
+
+async fn never(State(handles): State<Handles>) {
+    handles.entered.notify_one();
+    std::future::pending().await
+}
+
+async fn start(options: Options) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let (body_alive, body_dropped) = mpsc::channel(1);
+    let entered = Arc::new(Notify::new());
+    let handles = Handles { body_alive, entered: entered.clone(), stop: stop.clone() };
+    let router = Router::new()
+        .route("/hello", get(|| async { "hello" }))
+        .route("/echo", post(|body: String| async { body }))
+        .route("/endless", get(endless))
+        .route("/events", get(events))
+        .route("/never", get(never))
+        .with_state(handles);
+    let task = tokio::spawn(serve(listener, router, options, stop.clone()));
+    Server { address, stop, task, body_dropped, entered }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(TEST_MAX, future).await.expect("the test hangs")
+}
+
+async fn send(server: &Server, bytes: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Everything until the server closes, however it closes.
+async fn rest(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let _ = within(stream.read_to_end(&mut bytes)).await;
+    String::from_utf8(bytes).unwrap()
+}
+
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.ends_with(end) {
+        let count = within(stream.read(&mut buffer)).await.unwrap();
+        assert!(count > 0, "closed after {text:?}");
+        text.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_connection_without_a_whole_header_is_cut() {
+    let server = start(Options { header_timeout: SHORT, ..patient() }).await;
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for begun in ["", "P", "PRI * HT", "GET /hello HTTP/1.1\r\nHost: a\r\nX-Ha", preface] {
+        let text = rest(send(&server, begun).await).await;
+        assert!(!text.contains("200 OK"), "{begun:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn half_of_a_second_header_is_cut_too() {
+    let server = start(Options { header_timeout: SHORT, ..patient() }).await;
+    let mut stream = send(&server, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    read_until(&mut stream, "hello").await;
+    stream.write_all(b"GET /hello HTTP/1.1\r\nHos").await.unwrap();
+    assert!(!rest(stream).await.contains("200 OK"));
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_is_cut() {
+    let mut server = start(Options { write_stall: SHORT, ..patient() }).await;
+    let stream = send(&server, "GET /endless HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.entered.notified().await;
+    server.stop.cancel();
+    // The router's own sender goes with `serve`; the body's goes when the connection is cut.
+    assert_eq!(within(server.body_dropped.recv()).await, None);
+    within(server.task).await.unwrap();
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_slow_handler_is_not_a_stalled_reader() {
+    let server = start(Options { write_stall: SHORT, header_timeout: SHORT, ..patient() }).await;
+    let mut stream = send(&server, "GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    read_until(&mut stream, "data: 1\n\n\r\n").await;
+    let silence = tokio::time::timeout(SHORT * 3, stream.read_u8()).await;
+    assert!(silence.is_err(), "the stream should still be open");
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_delay_the_stop() {
+    let server = start(patient()).await;
+    let mut idle = send(&server, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    read_until(&mut idle, "hello").await;
+    let silent = send(&server, "").await;
+    let half = send(&server, "GET /hello HTTP/1.1\r\nHos").await;
+    server.stop.cancel();
+    within(server.task).await.unwrap();
+    for stream in [idle, silent, half] {
+        assert_eq!(rest(stream).await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_aborted_on_stop_and_not_ended_cleanly() {
+    let server = start(patient()).await;
+    let mut stream = send(&server, "GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    read_until(&mut stream, "data: 1\n\n\r\n").await;
+    server.stop.cancel();
+    within(server.task).await.unwrap();
+    assert!(!rest(stream).await.contains("0\r\n\r\n"));
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_answered_after_the_stop() {
+    let server = start(patient()).await;
+    let head =
+        "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
+    let mut stream = send(&server, head).await;
+    read_until(&mut stream, "100 Continue\r\n\r\n").await;
+    server.stop.cancel();
+    stream.write_all(b"last").await.unwrap();
+    assert!(rest(stream).await.ends_with("last"));
+    within(server.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_has_not_ended_at_the_deadline_is_dropped() {
+    let server = start(Options { drain_deadline: SHORT, ..patient() }).await;
+    let stream = send(&server, "GET /never HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.entered.notified().await;
+    server.stop.cancel();
+    within(server.task).await.unwrap();
+    assert_eq!(rest(stream).await, "");
+}
+
+#[tokio::test]
+async fn past_the_cap_a_connection_waits_for_a_place() {
+    let server = start(Options { connections_max: 1, ..patient() }).await;
+    let mut first = send(&server, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    read_until(&mut first, "hello").await;
+    let mut second = send(&server, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let early = tokio::time::timeout(SHORT, second.read_u8()).await;
+    assert!(early.is_err(), "two connections at a time");
+    drop(first);
+    read_until(&mut second, "hello").await;
+}
+
+#[tokio::test]
+async fn two_lengths_end_the_connection() {
+    let server = start(patient()).await;
+    let chunked = "4\r\nbody\r\n0\r\n\r\nGET /hello HTTP/1.1\r\nHost: a\r\n\r\n";
+    let both = ["Content-Length: 4\r\nTransfer-Encoding: chunked\r\n"; 1]
+        .into_iter()
+        .chain(["Transfer-Encoding: chunked\r\nContent-Length: 4\r\n"]);
+    for lengths in both {
+        let request = format!("POST /echo HTTP/1.1\r\nHost: a\r\n{lengths}\r\n{chunked}");
+        let text = rest(send(&server, &request).await).await;
+        assert!(!text.contains("hello"), "the smuggled request was answered: {text}");
+    }
+}
+
+#[tokio::test]
+async fn dropped_it_ends_its_connections() {
+    let server = start(patient()).await;
+    let stream = send(&server, "GET /never HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.entered.notified().await;
+    server.task.abort();
+    assert_eq!(rest(stream).await, "");
+}

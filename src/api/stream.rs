@@ -1,0 +1,192 @@
+//! A run's log as server-sent events: replay, then live, by one path.
+
+use std::io;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::time::Instant;
+
+use super::ApiState;
+use super::problem::{FieldError, Problem};
+use super::request::Parameters;
+use crate::hub::Watch;
+use crate::run::event::{KINDS, is_terminal};
+use crate::run::{RunId, Seq};
+use crate::store::{RunRow, StoredEvent, TypeFilter};
+
+/// How often a silent stream says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// A pure comment: real SDKs break on blocks that carry anything else without data.
+const COMMENT: &[u8] = b":\n\n";
+
+/// How many events one read of the store brings.
+const PAGE: u32 = 500;
+
+/// What of the log a client wants to have streamed.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    /// Everything behind this.
+    pub(super) after: Seq,
+    /// Of these types; terminal events always.
+    pub(super) types: TypeFilter,
+    /// Whether events carry their type as `event:`.
+    pub(super) is_named: bool,
+}
+
+impl Cursor {
+    /// From `Last-Event-ID` (which wins) or `after`, `types`, `named`.
+    pub(super) fn of(parameters: &Parameters, headers: &HeaderMap) -> Result<Cursor, Problem> {
+        let after = match headers.get("last-event-id") {
+            Some(value) => {
+                let text = value.to_str().unwrap_or_default();
+                text.parse().map_err(|_not_a_number| {
+                    let detail = "must be the id of an event of this run, a whole number";
+                    Problem::invalid(vec![FieldError::header("Last-Event-ID", detail)])
+                })?
+            }
+            None => parameters.number("after", 0..=u64::MAX)?.unwrap_or(0),
+        };
+        Ok(Cursor {
+            after: Seq(after),
+            types: parameters.types()?,
+            is_named: parameters.flag("named", true)?,
+        })
+    }
+
+    /// A cursor beyond the end is a mistake: it belongs to another run.
+    pub(super) fn check(&self, row: &RunRow) -> Result<(), Problem> {
+        if self.after <= row.last_seq {
+            return Ok(());
+        }
+        let detail =
+            format!("is beyond the run's last event, {}; got {}", row.last_seq, self.after);
+        Err(Problem::invalid(vec![FieldError::parameter("after", detail)]))
+    }
+}
+
+/// One client's reading.
+struct Reading {
+    api: ApiState,
+    watch: Watch,
+    run: RunId,
+    cursor: Cursor,
+    /// Committed at least up to here.
+    head: Seq,
+    is_first: bool,
+    has_ended: bool,
+    beat: Instant,
+}
+
+/// The answer: the stream's headers and its body. `watch` was taken before `row` was read.
+pub(super) fn respond(api: &ApiState, row: &RunRow, watch: Watch, cursor: Cursor) -> Response {
+    let reading = Reading {
+        api: api.clone(),
+        watch,
+        run: row.id,
+        cursor,
+        head: row.last_seq,
+        is_first: true,
+        has_ended: false,
+        beat: Instant::now() + HEARTBEAT,
+    };
+    let body = stream::unfold(Some(reading), |reading| async move {
+        let mut reading = reading?;
+        match reading.next().await {
+            Ok(Some(chunk)) => Some((Ok(chunk), Some(reading))),
+            Ok(None) => None,
+            // An error cuts the connection: a clean end would say that the run has ended.
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, Body::from_stream(body)).into_response()
+}
+
+impl Reading {
+    /// The next bytes, or none after the terminal event.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            if self.has_ended {
+                return Ok(None);
+            }
+            let events = self.news().await?;
+            if !events.is_empty() {
+                let chunk = self.encode(&events);
+                if !chunk.is_empty() {
+                    self.beat = Instant::now() + HEARTBEAT;
+                    return Ok(Some(chunk));
+                }
+                continue;
+            }
+            // The end of the service first: nothing new will be committed here.
+            tokio::select! {
+                biased;
+                () = self.api.stop.cancelled() => {
+                    return Err(io::Error::other("the service is stopping"));
+                }
+                () = self.watch.beyond(self.cursor.after) => {}
+                () = tokio::time::sleep_until(self.beat) => {
+                    self.beat = Instant::now() + HEARTBEAT;
+                    return Ok(Some(Bytes::from_static(COMMENT)));
+                }
+            }
+        }
+    }
+
+    /// What is committed behind the cursor: from memory, else from the store.
+    async fn news(&mut self) -> io::Result<Vec<StoredEvent>> {
+        self.head = self.head.max(self.watch.position());
+        if self.head <= self.cursor.after {
+            return Ok(Vec::new());
+        }
+        if let Some(tail) = self.watch.tail(self.cursor.after)
+            && !tail.is_empty()
+        {
+            return Ok(tail);
+        }
+        let read = self.api.store.events(self.run, self.cursor.after, PAGE).await;
+        let events = read.map_err(io::Error::other)?;
+        if events.is_empty() {
+            return Err(io::Error::other("the run's log has gone"));
+        }
+        Ok(events)
+    }
+
+    fn encode(&mut self, events: &[StoredEvent]) -> Bytes {
+        let mut out = String::new();
+        for event in events {
+            assert_eq!(event.seq, self.cursor.after.next(), "a log has no gaps");
+            self.cursor.after = event.seq;
+            let ends = is_terminal(event.kind);
+            if ends || self.cursor.types.passes(event.kind) {
+                if std::mem::take(&mut self.is_first) {
+                    out.push_str("retry: 1000\n");
+                }
+                frame(&mut out, event, self.cursor.is_named);
+            }
+            self.has_ended |= ends;
+        }
+        Bytes::from(out)
+    }
+}
+
+fn frame(out: &mut String, event: &StoredEvent, is_named: bool) {
+    out.push_str("id: ");
+    out.push_str(&event.seq.to_string());
+    if is_named && let Some(name) = KINDS.get(usize::from(event.kind)) {
+        out.push_str("\nevent: ");
+        out.push_str(name);
+    }
+    out.push_str("\ndata: ");
+    out.push_str(&event.data);
+    out.push_str("\n\n");
+}

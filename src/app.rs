@@ -1,0 +1,232 @@
+//! The composition root: builds everything, starts it, and knows the order in which it stops.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Admission;
+use crate::api::auth::Keys;
+use crate::api::guard::Guard;
+use crate::api::{self, ApiState, server};
+use crate::config::{Config, Provider, ProviderKind};
+use crate::hub::Hub;
+use crate::journal::journal;
+use crate::model::openai::{Endpoint, Patience};
+use crate::model::{Registry, registry};
+use crate::run::Catalog;
+use crate::store::Store;
+use crate::tool::Toolbox;
+use crate::worker::{Drain, Pool, Tools};
+
+/// How many new runs may wait for the pool before the create lane waits: it is faster than a claim.
+const NEW_RUNS_MAX: usize = 1024;
+
+/// Of the time to drain, what is kept for the end: cutting turns, the last commits, handing over.
+const LAST_STEPS: Duration = Duration::from_secs(2);
+
+/// How often durations are folded into their histograms.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Serves until `stop` is cancelled, then drains: no new work, open turns to their ends within the
+/// configured time, everything committed, every run handed over.
+///
+/// # Errors
+/// Where the address, the store or TLS can't be had; and where another process has taken over this
+/// node's runs.
+pub async fn serve(
+    config: Config,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("can't listen on {}", config.listen))?;
+    let address = listener.local_addr()?;
+    let store = Store::open_sqlite(&config.data_dir).await?;
+    let (node, rescued) = store.register(&node_name()).await?;
+    let models = Arc::new(models(&config)?);
+    let toolbox = Toolbox::new();
+    let catalog = Arc::new(Catalog {
+        providers: models.providers(),
+        default_model: models.default_model().to_owned(),
+        builtins: toolbox.builtins(),
+    });
+    let hub = Hub::default();
+    let fenced = CancellationToken::new();
+    let (to_pool, new_runs) = mpsc::channel(NEW_RUNS_MAX);
+    let (journal, loops) = journal(store.clone(), hub.clone(), node, to_pool, fenced.clone());
+    let admission = Admission::new(config.slots as usize);
+    let tools = Tools {
+        store: store.clone(),
+        journal: journal.clone(),
+        admission: admission.clone(),
+        models: Arc::clone(&models),
+        toolbox,
+        catalog: Arc::clone(&catalog),
+        node,
+        node_name: format!("{}-{}", node_name(), node.0),
+    };
+    let state = ApiState {
+        store: store.clone(),
+        journal,
+        hub,
+        admission,
+        catalog,
+        stop: stop.clone(),
+        metrics: metrics.clone(),
+    };
+    let guard = Guard {
+        is_loopback: config.is_loopback(),
+        is_auth_on: config.is_auth_on(),
+        cors_origins: config.cors_origins.clone(),
+    };
+    let router = api::router(state, Arc::new(Keys::new(&config.api_keys)), guard);
+    let drain = Drain { soon: stop.clone(), now: CancellationToken::new() };
+    let options = server::Options { drain_deadline: config.drain, ..server::Options::default() };
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(loops.writer.run());
+    tasks.spawn(loops.creator.run());
+    tasks.spawn(Pool::new(tools, new_runs).run(drain.clone()));
+    tasks.spawn(server::serve(listener, router, options, stop.clone()));
+    tasks.spawn(upkeep(metrics, stop.clone()));
+    greet(&config, &store, &models, address);
+    if rescued.crashed + rescued.handed_over > 0 {
+        tracing::info!(
+            runs.crashed = rescued.crashed,
+            runs.handed_over = rescued.handed_over,
+            "runs of an earlier start go on",
+        );
+    }
+
+    let ended_early = tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        () = fenced.cancelled() => Some(anyhow::anyhow!("another process has taken over this node's runs")),
+        ended = tasks.join_next() => Some(anyhow::anyhow!("a part of the service ended: {ended:?}")),
+    };
+    stop.cancel();
+    finish(tasks, drain, config.drain).await;
+    if ended_early.is_none() {
+        let left = store.hand_over(node).await?;
+        tracing::info!(runs.handed_over = left, "stopped; every event is committed");
+    }
+    store.close().await;
+    ended_early.map_or(Ok(()), Err)
+}
+
+/// Joins everything. The server and the pool end by themselves; the journal's loops end with the last
+/// handle that those two held.
+async fn finish(mut tasks: JoinSet<()>, drain: Drain, time: Duration) {
+    let cut_after = time.saturating_sub(LAST_STEPS);
+    let cut = tokio::time::sleep(cut_after);
+    tokio::pin!(cut);
+    loop {
+        tokio::select! {
+            biased;
+            joined = tasks.join_next() => match joined {
+                None => return,
+                Some(Ok(())) => {}
+                Some(Err(error)) => tracing::error!(error = %error, "a part of the service panicked"),
+            },
+            () = &mut cut, if !drain.now.is_cancelled() => drain.now.cancel(),
+        }
+    }
+}
+
+async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
+    while tokio::time::timeout(UPKEEP, stop.cancelled()).await.is_err() {
+        metrics.run_upkeep();
+    }
+}
+
+/// The name of this machine, for the log.
+fn node_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "node".to_owned() } else { name.to_owned() }
+}
+
+fn models(config: &Config) -> anyhow::Result<Registry> {
+    let client = registry::client().context("TLS can't be set up")?;
+    let endpoints = config
+        .providers
+        .iter()
+        .map(|provider| endpoint(provider, client.clone()))
+        .collect::<anyhow::Result<Vec<Endpoint>>>()?;
+    let default_model = config.default_model.clone().unwrap_or_else(|| {
+        let first = config.providers.first();
+        match first.filter(|provider| provider.name == "openai" && provider.api_key.is_some()) {
+            Some(_openai) => "openai/gpt-4.1-mini".to_owned(),
+            None => format!("{}/assistant", registry::DEMO),
+        }
+    });
+    Ok(Registry::new(endpoints, default_model))
+}
+
+fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endpoint> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &provider.headers {
+        let mut value = HeaderValue::from_str(value.expose())?;
+        value.set_sensitive(true);
+        headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
+    }
+    match provider.kind {
+        ProviderKind::OpenAi => Ok(Endpoint {
+            provider: provider.name.clone(),
+            base_url: provider.base_url.clone(),
+            api_key: provider.api_key.as_ref().map(|key| key.expose().to_owned()),
+            headers,
+            output_limit_field: provider.output_limit_field.name(),
+            has_stream_usage: provider.stream_usage,
+            places: provider.max_concurrency.map(|most| Semaphore::new(most as usize)),
+            patience: Patience::default(),
+            client,
+        }),
+    }
+}
+
+/// Says what was started, and how to try it.
+fn greet(config: &Config, store: &Store, models: &Registry, address: SocketAddr) {
+    let providers: Vec<String> = models
+        .providers()
+        .iter()
+        .map(|name| match name.as_str() {
+            registry::DEMO => "demo/assistant (scripted, needs no key)".to_owned(),
+            other => format!("{other}/*"),
+        })
+        .collect();
+    let (auth, header) = if config.is_auth_on() {
+        let keys = config.api_keys.len();
+        let header = " -H \"Authorization: Bearer ${RUNLEDGER_API_KEYS%%,*}\"";
+        (format!("on, {keys} key(s)"), header)
+    } else if config.is_loopback() {
+        ("off; only this machine can connect".to_owned(), "")
+    } else {
+        ("OFF, and other machines can connect (--insecure-no-auth)".to_owned(), "")
+    };
+    let mut local = address;
+    if address.ip().is_unspecified() {
+        local.set_ip([127, 0, 0, 1].into());
+    }
+    let body = "{\"agent\":{\"name\":\"Assistant\",\"tools\":[{\"type\":\"builtin\",\
+        \"name\":\"calculator\"},{\"type\":\"builtin\",\"name\":\"current_time\"}]},\
+        \"input\":\"What is 6*7, and what time is it?\"}";
+    println!("runledger {}", env!("CARGO_PKG_VERSION"));
+    println!("store    {}", store.describe());
+    println!("models   {}; default {}", providers.join(", "), models.default_model());
+    println!("address  http://{address}");
+    println!("auth     {auth}");
+    println!(
+        "try      curl -N http://{local}/runs{header} -H 'Accept: text/event-stream' \
+         -H 'Content-Type: application/json' -d '{body}'"
+    );
+}

@@ -1,0 +1,256 @@
+//! Model providers as configured: `openai` from the environment, the others from the file.
+
+use axum::http::{HeaderName, HeaderValue};
+use reqwest::Url;
+
+use super::file::Fields;
+use super::{Secret, Sources};
+
+/// Where `openai` is when nobody says otherwise.
+const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
+
+/// Requests at a time to one provider: above it, no provider's rate limit would let them through.
+const CONCURRENCY_MAX: u32 = 100_000;
+
+/// The longest name of a provider; it stands in every model's name.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Which protocol a provider speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderKind {
+    /// OpenAI's chat completions.
+    OpenAi,
+}
+
+/// The field that carries the output limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputLimitField {
+    /// OpenAI's and Azure's.
+    MaxCompletionTokens,
+    /// Everybody else's.
+    MaxTokens,
+}
+
+impl OutputLimitField {
+    /// The wire name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MaxCompletionTokens => "max_completion_tokens",
+            Self::MaxTokens => "max_tokens",
+        }
+    }
+}
+
+/// One provider, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Provider {
+    /// What stands before the slash in a model's name.
+    pub name: String,
+    /// Its protocol.
+    pub kind: ProviderKind,
+    /// Without a slash at the end; for `openai` including `/v1`.
+    pub base_url: String,
+    /// Absent for servers without keys.
+    pub api_key: Option<Secret>,
+    /// Sent with every request, e.g. an organisation. Values may be secret.
+    pub headers: Vec<(String, Secret)>,
+    /// Requests at a time from this node; absent: no bound of its own.
+    pub max_concurrency: Option<u32>,
+    /// Which field carries the output limit.
+    pub output_limit_field: OutputLimitField,
+    /// Whether to ask for the usage in streams.
+    pub stream_usage: bool,
+}
+
+/// Every provider. One that has a mistake is still returned, so that models can be checked.
+pub(super) fn all(sources: &mut Sources<'_>, tables: Vec<(String, Fields)>) -> Vec<Provider> {
+    let has_key = sources.env("OPENAI_API_KEY").is_some();
+    let is_in_env = has_key || sources.env("OPENAI_BASE_URL").is_some();
+    let mut providers = Vec::new();
+    if is_in_env && !tables.iter().any(|(name, _)| name == "openai") {
+        providers.push(read(sources, "openai", None));
+    }
+    for (name, fields) in tables {
+        let provider = read(sources, &name, Some(fields));
+        if is_in_env && name == "openai" {
+            providers.insert(0, provider);
+        } else {
+            providers.push(provider);
+        }
+    }
+    providers
+}
+
+/// One provider. For `openai` the environment goes before the file.
+fn read(sources: &mut Sources<'_>, name: &str, fields: Option<Fields>) -> Provider {
+    let is_openai = name == "openai";
+    let path = format!("providers.{name}");
+    let mut raw = Raw::default();
+    if let Some(mut fields) = fields {
+        check_name(sources, &path, name);
+        raw.take(sources, &mut fields);
+    }
+    let from_env = sources.env("OPENAI_BASE_URL").filter(|_| is_openai);
+    let setting = match from_env {
+        Some(_) => "OPENAI_BASE_URL".to_owned(),
+        None => format!("{path}.base_url"),
+    };
+    let default = is_openai.then(|| OPENAI_BASE_URL.to_owned());
+    let base_url = from_env.or(raw.base_url).or(default);
+    let (base_url, is_openai_host) = base_url_of(sources, &setting, base_url);
+    let output_limit_field = raw.output_limit_field.unwrap_or(if is_openai_host {
+        OutputLimitField::MaxCompletionTokens
+    } else {
+        OutputLimitField::MaxTokens
+    });
+    Provider {
+        name: name.to_owned(),
+        kind: ProviderKind::OpenAi,
+        base_url,
+        api_key: api_key(sources, is_openai, &path, raw.api_key_env),
+        headers: headers(sources, &path, raw.headers),
+        max_concurrency: raw.max_concurrency,
+        output_limit_field,
+        stream_usage: raw.stream_usage.unwrap_or(true),
+    }
+}
+
+/// The fields of `[providers.NAME]`.
+#[derive(Default)]
+struct Raw {
+    base_url: Option<String>,
+    api_key_env: Option<String>,
+    headers: Vec<(String, String)>,
+    max_concurrency: Option<u32>,
+    output_limit_field: Option<OutputLimitField>,
+    stream_usage: Option<bool>,
+}
+
+impl Raw {
+    fn take(&mut self, sources: &mut Sources<'_>, fields: &mut Fields) {
+        let mistakes = &mut sources.mistakes;
+        match fields.text("kind", mistakes).as_deref() {
+            Some("openai") => {}
+            Some("anthropic") => {
+                let wrong = "\"anthropic\" is not available yet in this release";
+                fields.refuse("kind", wrong, "use kind = \"openai\"", mistakes);
+            }
+            Some(_) => fields.refuse("kind", "is not known", "use kind = \"openai\"", mistakes),
+            None => fields.refuse("kind", "is missing", "add kind = \"openai\"", mistakes),
+        }
+        self.base_url = fields.text("base_url", mistakes);
+        self.api_key_env = fields.text("api_key_env", mistakes);
+        self.headers = fields.texts("headers", mistakes);
+        self.stream_usage = fields.truth("stream_usage", mistakes);
+        if let Some(value) = fields.number("max_concurrency", mistakes) {
+            self.max_concurrency =
+                value.parse().ok().filter(|number| (1..=CONCURRENCY_MAX).contains(number));
+            if self.max_concurrency.is_none() {
+                let right = "give a whole number from 1 to 100000";
+                fields.refuse("max_concurrency", &format!("is {value}"), right, mistakes);
+            }
+        }
+        let field = fields.text("output_limit_field", mistakes);
+        self.output_limit_field = match field.as_deref() {
+            Some("max_completion_tokens") => Some(OutputLimitField::MaxCompletionTokens),
+            Some("max_tokens") => Some(OutputLimitField::MaxTokens),
+            Some(_) => {
+                let right = "give max_completion_tokens or max_tokens";
+                fields.refuse("output_limit_field", "is not known", right, mistakes);
+                None
+            }
+            None => None,
+        };
+        if fields.drop_key("prices") {
+            let wrong = "is not available yet in this release";
+            fields.refuse("prices", wrong, "leave it out", mistakes);
+        }
+        let right = "known are kind, base_url, api_key_env, headers, max_concurrency, \
+            output_limit_field and stream_usage";
+        fields.end(right, mistakes);
+    }
+}
+
+fn check_name(sources: &mut Sources<'_>, path: &str, name: &str) {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_plain) {
+        let right = "use 1 to 64 of letters, digits, `-`, `_` and `.`";
+        sources.wrong(path, "the name can't stand before a slash in a model's name", right);
+    }
+    if ["demo", "anthropic"].contains(&name) {
+        sources.wrong(path, "the name is reserved", "choose another name");
+    }
+}
+
+/// The checked URL, and whether it is OpenAI's or Azure's.
+fn base_url_of(
+    sources: &mut Sources<'_>,
+    setting: &str,
+    base_url: Option<String>,
+) -> (String, bool) {
+    let right = "give an http or https URL without user, query or fragment, \
+        e.g. http://127.0.0.1:11434/v1";
+    let Some(base_url) = base_url else {
+        sources.wrong(setting, "is missing", right);
+        return (String::new(), false);
+    };
+    let Some(url) = Url::parse(base_url.trim()).ok().filter(is_plain) else {
+        // A password may stand in it: it is not repeated.
+        sources.wrong(setting, "is no base URL", right);
+        return (String::new(), false);
+    };
+    let host = url.host_str().unwrap_or_default();
+    let is_openai = host == "api.openai.com"
+        || [".openai.com", ".azure.com"].iter().any(|domain| host.ends_with(domain));
+    (url.as_str().trim_end_matches('/').to_owned(), is_openai)
+}
+
+fn is_plain(url: &Url) -> bool {
+    ["http", "https"].contains(&url.scheme())
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
+}
+
+fn api_key(
+    sources: &mut Sources<'_>,
+    is_openai: bool,
+    path: &str,
+    variable: Option<String>,
+) -> Option<Secret> {
+    let setting = format!("{path}.api_key_env");
+    let (setting, key) = match variable {
+        Some(variable) => match sources.env(&variable) {
+            Some(key) => (variable, key),
+            None => {
+                let wrong = format!("the variable {variable:?} is not set");
+                sources.wrong(setting, wrong, "set it, or leave api_key_env out");
+                return None;
+            }
+        },
+        None if is_openai => ("OPENAI_API_KEY".to_owned(), sources.env("OPENAI_API_KEY")?),
+        None => return None,
+    };
+    let key = key.trim();
+    if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let wrong = "holds characters that can't stand in a header";
+        sources.wrong(setting, wrong, "give the key alone, as visible ASCII");
+        return None;
+    }
+    Some(Secret::new(key))
+}
+
+fn headers(
+    sources: &mut Sources<'_>,
+    path: &str,
+    headers: Vec<(String, String)>,
+) -> Vec<(String, Secret)> {
+    for (name, value) in &headers {
+        if HeaderName::try_from(name).is_err() || HeaderValue::try_from(value).is_err() {
+            let right = "give a header's name and a value of visible characters";
+            sources.wrong(format!("{path}.headers.{name}"), "can't be a header", right);
+        }
+    }
+    headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect()
+}

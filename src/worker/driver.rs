@@ -1,0 +1,447 @@
+//! Drives one run: fold, decide, do, commit, until it ends or this node lets go of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Drain, Left, Tools};
+use crate::admission::Slot;
+use crate::journal::{Effects, Pen, Refused};
+use crate::run::event::{AbortReason, StartReason};
+use crate::run::spec::preview;
+use crate::run::{
+    Body, CallId, Clock, Draft, Ending, Event, RunId, Seq, Spec, State, Status, Step, decide,
+    limits,
+};
+use crate::store::{RunRow, RunUpdate, StoreError};
+
+/// Why a driver lets go of a run that has not ended.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// The service stops; the run is handed over.
+    Drain,
+    /// The run is no longer this node's.
+    NotOwner,
+    /// It only had its inbox to read, and must wait for a slot.
+    NoSlot,
+    /// The store could not be read.
+    Store(StoreError),
+    /// The store refused the run's own data.
+    Poisoned(String),
+}
+
+impl From<Refused> for Halt {
+    fn from(refused: Refused) -> Halt {
+        match refused {
+            Refused::NotOwner | Refused::Unavailable(_) | Refused::InboxNews => Halt::NotOwner,
+            Refused::Poisoned(reason) => Halt::Poisoned(reason),
+        }
+    }
+}
+
+/// Work that needs the world.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Call this model; `turn.started` is committed.
+    Model { model: String, with_tools: bool, since: Instant },
+    /// Call these tools; their `tool.started` are committed.
+    Tools(Vec<CallId>),
+    /// Wait, then decide again.
+    Wait(Duration),
+    /// Decide again.
+    Again,
+    /// The run has ended.
+    Done,
+}
+
+/// One run, being driven.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) tools: Tools,
+    pub(super) run: RunId,
+    pub(super) public_id: String,
+    pub(super) spec: Arc<Spec>,
+    pub(super) state: State,
+    pub(super) pen: Pen,
+    pub(super) inbox_read: i64,
+    pub(super) nudge: Arc<Notify>,
+    pub(super) drain: Drain,
+    /// Elapsed before this driver, and since when it counts.
+    base: Clock,
+    began: Instant,
+    turn_began: Instant,
+}
+
+/// Drives a run that this node owns until it ends or has to be let go.
+pub(super) async fn drive(
+    tools: Tools,
+    run: RunId,
+    reason: String,
+    slot: Option<Slot>,
+    drain: Drain,
+) -> Left {
+    let nudge = Arc::new(Notify::new());
+    if !tools.admission.attach(run, Arc::clone(&nudge)) {
+        return Left { run, must_requeue: false };
+    }
+    let admission = tools.admission.clone();
+    let driven = drive_attached(tools, run, reason, slot.is_some(), nudge, drain).await;
+    admission.detach(run);
+    drop(slot);
+    let must_requeue = match driven {
+        Ok(()) | Err(Halt::Drain | Halt::NotOwner) => false,
+        Err(Halt::NoSlot) => true,
+        Err(Halt::Store(error)) => {
+            tracing::warn!(run.id = %run, error = %error, "run {run} is let go");
+            true
+        }
+        Err(Halt::Poisoned(reason)) => {
+            tracing::error!(run.id = %run, reason, "the store refuses the events of run {run}");
+            false
+        }
+    };
+    Left { run, must_requeue }
+}
+
+async fn drive_attached(
+    tools: Tools,
+    run: RunId,
+    reason: String,
+    has_slot: bool,
+    nudge: Arc<Notify>,
+    drain: Drain,
+) -> Result<(), Halt> {
+    let Some(row) = tools.store.load(run).await.map_err(Halt::Store)? else {
+        return Err(Halt::NotOwner);
+    };
+    let mut driver = Driver::open(tools, row.clone(), nudge, drain).await?;
+    if driver.state.status.is_terminal() {
+        return Ok(());
+    }
+    driver.read_inbox().await?;
+    if driver.state.cancelled_by.is_none() {
+        if !has_slot {
+            driver.pen.close().await;
+            return Err(Halt::NoSlot);
+        }
+        driver.start(&row, &reason).await?;
+    }
+    let done = driver.drive().await;
+    driver.pen.close().await;
+    done
+}
+
+impl Driver {
+    async fn open(
+        tools: Tools,
+        row: RunRow,
+        nudge: Arc<Notify>,
+        drain: Drain,
+    ) -> Result<Driver, Halt> {
+        let corrupt = |what: &str, error: serde_json::Error| {
+            Halt::Store(StoreError::Corrupt(format!("{what} of run {}: {error}", row.id)))
+        };
+        let spec: Spec = serde_json::from_str(&row.spec).map_err(|e| corrupt("the spec", e))?;
+        let mut state = State::default();
+        for stored in tools.store.log_for_fold(row.id).await.map_err(Halt::Store)? {
+            let event: Event =
+                serde_json::from_str(&stored.data).map_err(|e| corrupt("an event", e))?;
+            state.apply(&event);
+        }
+        assert_eq!(state.last_seq, row.last_seq, "the row and the log are one commit");
+        let now = tools.journal.now_ms();
+        let since = |ms: Option<i64>| {
+            ms.map_or(Duration::ZERO, |ms| {
+                Duration::from_millis(u64::try_from(now - ms).unwrap_or(0))
+            })
+        };
+        let base = Clock {
+            elapsed: since(row.started_at_ms),
+            turn_elapsed: since(row.turn_started_at_ms),
+        };
+        let last_at = state.last_at.parse::<jiff::Timestamp>().unwrap_or_default();
+        let pen = tools.journal.open(row.id, row.last_seq, last_at.as_millisecond()).await?;
+        let began = Instant::now();
+        Ok(Driver {
+            tools,
+            run: row.id,
+            public_id: row.public_id,
+            spec: Arc::new(spec),
+            state,
+            pen,
+            inbox_read: row.inbox_read,
+            nudge,
+            drain,
+            base,
+            began,
+            turn_began: began,
+        })
+    }
+
+    async fn start(&mut self, row: &RunRow, reason: &str) -> Result<(), Halt> {
+        let reason = match reason {
+            "drain" => StartReason::Drain,
+            "crash" => StartReason::Crash,
+            "inbox" => StartReason::Inbox,
+            "timer" => StartReason::Timer,
+            _new => StartReason::New,
+        };
+        let mut drafts = vec![self.draft(Body::RunStarted {
+            node: self.tools.node_name.clone(),
+            reason,
+            crashes: row.crashes,
+            elapsed: self.base.elapsed.as_secs_f64(),
+            turn_elapsed: self.base.turn_elapsed.as_secs_f64(),
+            waited: 0.0,
+        })];
+        if let Some(open) = &self.state.open {
+            let cause = match reason {
+                StartReason::Drain => AbortReason::Drain,
+                StartReason::New | StartReason::Crash | StartReason::Inbox | StartReason::Timer => {
+                    AbortReason::Crash
+                }
+            };
+            drafts.push(self.abandoned(open.started, cause));
+        }
+        let update = RunUpdate {
+            status: Status::Running,
+            stop_reason: None,
+            output_preview: None,
+            at_ms: 0,
+        };
+        self.append(drafts, Effects { update: Some(update), ..Effects::default() }).await?;
+        Ok(())
+    }
+
+    async fn drive(&mut self) -> Result<(), Halt> {
+        let mut work = Work::Again;
+        let mut waited = false;
+        loop {
+            if self.drain.soon.is_cancelled() {
+                return Err(Halt::Drain);
+            }
+            work = match work {
+                Work::Done => return Ok(()),
+                Work::Again => {
+                    self.read_inbox().await?;
+                    self.advance(Vec::new(), None, waited).await?
+                }
+                Work::Wait(wait) => {
+                    waited = self.pause(wait).await?;
+                    Work::Again
+                }
+                Work::Model { model, with_tools, since } => {
+                    waited = false;
+                    self.call_model(model, with_tools, since).await?
+                }
+                Work::Tools(calls) => self.call_tools(calls).await?,
+            };
+        }
+    }
+
+    /// Waits before the next attempt; true where the whole wait has passed.
+    async fn pause(&mut self, wait: Duration) -> Result<bool, Halt> {
+        let until = (Instant::now() + wait).min(self.deadline());
+        tokio::select! {
+            biased;
+            () = self.drain.soon.cancelled() => Err(Halt::Drain),
+            () = self.nudge.notified() => {
+                self.read_inbox().await?;
+                Ok(false)
+            }
+            () = tokio::time::sleep_until(until) => Ok(true),
+        }
+    }
+
+    /// Commits what has come of the world, together with everything that follows from it until the
+    /// world is needed again. `waited`: the wait that the last abort announced is over.
+    pub(super) async fn advance(
+        &mut self,
+        drafts: Vec<Draft>,
+        ending: Option<Ending>,
+        waited: bool,
+    ) -> Result<Work, Halt> {
+        let came = drafts.clone();
+        let plan = self.look_ahead(drafts, ending, waited);
+        let effects = Effects {
+            inbox_read: None,
+            only_if_inbox_n: plan.update.is_some().then_some(self.inbox_read),
+            update: plan.update,
+        };
+        if plan.drafts.is_empty() {
+            return Ok(plan.work);
+        }
+        match self.pen.append(plan.drafts, effects).await {
+            Ok(committed) => {
+                self.fold(&committed.events);
+                if committed.starts_refused {
+                    return Ok(Work::Again);
+                }
+                Ok(plan.work)
+            }
+            Err(Refused::InboxNews) => {
+                // The end waits until the news is read; what came of the world does not.
+                if !came.is_empty() {
+                    self.append(came, Effects::default()).await?;
+                }
+                Ok(Work::Again)
+            }
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    /// What follows from these drafts, by deciding over the state as it will be.
+    fn look_ahead(&self, mut drafts: Vec<Draft>, ending: Option<Ending>, waited: bool) -> Plan {
+        let mut after = self.state.clone();
+        let mut told = 0;
+        let mut ending = ending;
+        loop {
+            for draft in &drafts[told..] {
+                after.apply(&provisional(&after, draft));
+            }
+            told = drafts.len();
+            let clock = self.clock();
+            let step = match ending.take() {
+                Some(ending) if after.cancelled_by.is_none() => Step::Finish(ending),
+                Some(_) | None => decide(&self.spec, &after, &clock),
+            };
+            let work = match step {
+                Step::Stop => Work::Done,
+                Step::AbandonAttempt => {
+                    let started = after.open.as_ref().map_or(Seq(0), |open| open.started);
+                    drafts.push(self.abandoned(started, AbortReason::Crash));
+                    continue;
+                }
+                Step::RefuseCalls(calls) => {
+                    drafts.extend(refusals(&after, &calls));
+                    continue;
+                }
+                Step::CallTools(calls) => match self.prepare_calls(&after, &calls, &mut drafts) {
+                    Some(started) => Work::Tools(started),
+                    None => continue,
+                },
+                Step::CallModel { wait, .. } if !wait.is_zero() && !waited => Work::Wait(wait),
+                Step::CallModel { model, turn, attempt, with_tools, .. } => {
+                    drafts.push(self.turn_started(&after, &model, turn, attempt, with_tools));
+                    Work::Model { model, with_tools, since: Instant::now() }
+                }
+                Step::Finish(ending) => {
+                    let closing = crate::run::decide::finish(
+                        &self.spec,
+                        &after,
+                        &self.public_id,
+                        &ending,
+                        &clock,
+                    );
+                    let update = update_of(&ending, &closing);
+                    drafts.extend(closing);
+                    return Plan { drafts, work: Work::Done, update: Some(update) };
+                }
+            };
+            return Plan { drafts, work, update: None };
+        }
+    }
+
+    pub(super) async fn append(
+        &mut self,
+        drafts: Vec<Draft>,
+        effects: Effects,
+    ) -> Result<(), Halt> {
+        let committed = self.pen.append(drafts, effects).await?;
+        self.fold(&committed.events);
+        Ok(())
+    }
+
+    fn fold(&mut self, events: &[Event]) {
+        for event in events {
+            assert_eq!(event.seq, self.state.last_seq.next(), "a log has no gaps");
+            if matches!(event.body, Body::TurnStarted { .. }) && event.attempt == 1 {
+                self.turn_began = Instant::now();
+                self.base.turn_elapsed = Duration::ZERO;
+            }
+            self.state.apply(event);
+        }
+    }
+
+    /// A draft at the run's present turn and attempt.
+    pub(super) fn draft(&self, body: Body) -> Draft {
+        Draft { turn: self.state.turn, attempt: self.state.attempt.max(1), body }
+    }
+
+    fn abandoned(&self, started: Seq, reason: AbortReason) -> Draft {
+        self.draft(Body::TurnAborted {
+            reason,
+            provider_status: None,
+            message: None,
+            discard_from_seq: started,
+            retry_in: Some(0.0),
+            elapsed_time: None,
+            usage: None,
+        })
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        let now = Instant::now();
+        Clock {
+            elapsed: self.base.elapsed + now.duration_since(self.began),
+            turn_elapsed: self.base.turn_elapsed + now.duration_since(self.turn_began),
+        }
+    }
+
+    /// When the turn's or the run's time is over, whichever comes first, and a little later: then
+    /// `decide` sees it too.
+    pub(super) fn deadline(&self) -> Instant {
+        let clock = self.clock();
+        let config = &self.spec.config;
+        let turn = config.timeout_per_turn - clock.turn_elapsed.as_secs_f64();
+        let run = config.max_time - clock.elapsed.as_secs_f64();
+        Instant::now() + Duration::from_secs_f64(turn.min(run).max(0.0)) + Duration::from_millis(1)
+    }
+
+    /// Whether the log, with so many more events, has room for more than its end.
+    pub(super) fn has_room(&self, more: u64) -> bool {
+        self.state.last_seq.0 + more < limits::LOG_EVENTS - limits::LOG_RESERVE
+    }
+}
+
+/// What one append will commit, and what is to be done after it.
+struct Plan {
+    drafts: Vec<Draft>,
+    work: Work,
+    update: Option<RunUpdate>,
+}
+
+/// A draft as the event that it will be.
+fn provisional(after: &State, draft: &Draft) -> Event {
+    let Draft { turn, attempt, body } = draft.clone();
+    Event { seq: after.last_seq.next(), at: String::new(), turn, attempt, body }
+}
+
+fn refusals(after: &State, calls: &[CallId]) -> Vec<Draft> {
+    after
+        .open_calls()
+        .filter(|call| calls.contains(&call.call_id))
+        .map(|call| Draft {
+            turn: after.turn,
+            attempt: after.attempt.max(1),
+            body: crate::run::decide::closing(call),
+        })
+        .collect()
+}
+
+fn update_of(ending: &Ending, closing: &[Draft]) -> RunUpdate {
+    let result = closing.last().and_then(|draft| match &draft.body {
+        Body::RunCompleted { result, .. }
+        | Body::RunFailed { result, .. }
+        | Body::RunCancelled { result, .. } => Some(result),
+        _other => None,
+    });
+    RunUpdate {
+        status: ending.status,
+        stop_reason: result.map(|result| result.stop_reason.clone()),
+        output_preview: result.and_then(|result| result.final_output.as_deref()).map(preview),
+        at_ms: 0,
+    }
+}

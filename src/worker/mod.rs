@@ -1,0 +1,173 @@
+//! Who makes runs move: a pool of slots that takes runs from the create lane and the queue, drives
+//! each in a task of its own, and joins them all.
+
+mod driver;
+mod inbox;
+mod tools;
+mod turn;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{Admission, Slot};
+use crate::journal::{Journal, NewRun};
+use crate::model::Registry;
+use crate::run::{Catalog, RunId};
+use crate::store::{NodeId, Store};
+use crate::tool::Toolbox;
+
+/// How often the queue is looked at when nobody wakes the pool: the truth behind every wake-up.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How many runs are claimed in one go: the next go follows at once while there are more.
+const CLAIM_MAX: usize = 128;
+
+/// How often a run's driver may panic before the run is left alone until the next start.
+const PANICS_MAX: u32 = 5;
+
+/// What every driver works with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// Where runs are read.
+    pub store: Store,
+    /// Where facts are written.
+    pub journal: Journal,
+    /// Slots and wake-ups.
+    pub admission: Admission,
+    /// The models.
+    pub models: Arc<Registry>,
+    /// The tools.
+    pub toolbox: Toolbox,
+    /// What specs may name.
+    pub catalog: Arc<Catalog>,
+    /// This node, for the fence.
+    pub node: NodeId,
+    /// This node's name, for the log.
+    pub node_name: String,
+}
+
+/// How the pool is told to stop. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Drain {
+    /// Nothing new is begun; a turn that is under way goes on to its end.
+    pub soon: CancellationToken,
+    /// Turns that are under way are cut; whoever drives the run next begins them anew.
+    pub now: CancellationToken,
+}
+
+/// The loop that drives this node's runs.
+#[derive(Debug)]
+pub struct Pool {
+    tools: Tools,
+    new_runs: mpsc::Receiver<NewRun>,
+    drivers: JoinSet<Left>,
+    /// Which run a driver's task drives, for when it panics.
+    driven: HashMap<Id, RunId>,
+    panics: HashMap<RunId, u32>,
+}
+
+/// A driver has let go of its run.
+#[derive(Debug)]
+pub(crate) struct Left {
+    run: RunId,
+    /// The run is not finished and still this node's: it has to be queued again.
+    must_requeue: bool,
+}
+
+impl Pool {
+    /// A pool that hears of new runs through `new_runs`.
+    pub fn new(tools: Tools, new_runs: mpsc::Receiver<NewRun>) -> Pool {
+        let (drivers, driven, panics) = (JoinSet::new(), HashMap::new(), HashMap::new());
+        Pool { tools, new_runs, drivers, driven, panics }
+    }
+
+    /// Drives runs until it is told to stop; then joins every driver at the end of its turn.
+    pub async fn run(mut self, drain: Drain) {
+        let mut poll = tokio::time::interval(POLL);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            // Stop first; then what has ended, so that slots are free for what comes.
+            tokio::select! {
+                biased;
+                () = drain.soon.cancelled() => break,
+                Some(ended) = self.drivers.join_next_with_id() => self.ended(ended).await,
+                Some(news) = self.new_runs.recv() => match news {
+                    NewRun::Born(run, permit) => {
+                        let slot = self.tools.admission.slot(permit);
+                        self.drive(run, "new".to_owned(), Some(slot), &drain);
+                    }
+                    NewRun::Queued => self.claim(&drain).await,
+                },
+                () = self.tools.admission.freed() => self.claim(&drain).await,
+                _ = poll.tick() => self.claim(&drain).await,
+            }
+        }
+        while let Some(ended) = self.drivers.join_next_with_id().await {
+            if let Err(panic) = ended {
+                tracing::error!(error = %panic, "a driver panicked while it stopped");
+            }
+        }
+    }
+
+    /// Takes due runs until the queue or the slots are used up.
+    async fn claim(&mut self, drain: &Drain) {
+        loop {
+            let mut permits = self.tools.admission.take(CLAIM_MAX);
+            let asked = permits.len();
+            let slots = u32::try_from(asked).expect("a claim is small");
+            let claimed = match self.tools.store.claim(self.tools.node, slots).await {
+                Ok(claimed) => claimed,
+                Err(error) => {
+                    tracing::warn!(error = %error, "the queue can't be read; it is tried again");
+                    return;
+                }
+            };
+            let to_drive = claimed.iter().filter(|one| !one.for_inbox).count();
+            self.tools.admission.set_backlog(to_drive == asked);
+            for one in claimed {
+                let permit: Option<OwnedSemaphorePermit> =
+                    if one.for_inbox { None } else { permits.pop() };
+                let slot = permit.map(|permit| self.tools.admission.slot(permit));
+                self.drive(one.run, one.reason, slot, drain);
+            }
+            if asked == 0 || to_drive < asked {
+                return;
+            }
+        }
+    }
+
+    fn drive(&mut self, run: RunId, reason: String, slot: Option<Slot>, drain: &Drain) {
+        let driving = driver::drive(self.tools.clone(), run, reason, slot, drain.clone());
+        let task = self.drivers.spawn(driving);
+        self.driven.insert(task.id(), run);
+        metrics::gauge!("runledger_drivers").set(self.drivers.len() as f64);
+    }
+
+    async fn ended(&mut self, ended: Result<(Id, Left), tokio::task::JoinError>) {
+        metrics::gauge!("runledger_drivers").set(self.drivers.len() as f64);
+        let left = match ended {
+            Ok((task, left)) => {
+                self.driven.remove(&task);
+                left
+            }
+            Err(error) => {
+                let Some(run) = self.driven.remove(&error.id()) else { return };
+                self.tools.admission.detach(run);
+                let panics = self.panics.entry(run).or_insert(0);
+                *panics += 1;
+                tracing::error!(run.id = %run, error = %error, "the driver of run {run} panicked");
+                Left { run, must_requeue: *panics <= PANICS_MAX }
+            }
+        };
+        if left.must_requeue
+            && let Err(error) = self.tools.store.requeue(self.tools.node, left.run).await
+        {
+            tracing::error!(run.id = %left.run, error = %error, "run {} can't be queued", left.run);
+        }
+    }
+}

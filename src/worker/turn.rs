@@ -1,0 +1,282 @@
+//! One model call: its output goes to the log as it comes, its end becomes the turn's end.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::driver::{Driver, Halt, Work};
+use crate::journal::{Effects, Text};
+use crate::model::{DELTAS_MAX, Delta, Failure, ProposedCall, Remedy, Reply, request_sha256};
+use crate::run::decide::{Retry, request, retry_in};
+use crate::run::event::{AbortReason, Effect, Executor, FinishReason, OutputPart};
+use crate::run::limits;
+use crate::run::state::FailedAttempt;
+use crate::run::{Body, CallId, Draft, Ending, State};
+
+/// A turn's output so far.
+#[derive(Debug, Default)]
+struct Output {
+    parts: Vec<OutputPart>,
+    last_item: u32,
+    /// The last stretch has had its opaque data: more reasoning is another stretch.
+    is_closed: bool,
+    first: Option<Instant>,
+}
+
+impl Output {
+    /// Takes a delta in; gives the item that it belongs to and what to push.
+    fn take(&mut self, delta: Delta, turn: u32, attempt: u32) -> Text {
+        self.first.get_or_insert_with(Instant::now);
+        let (content, is_reasoning, metadata) = match delta {
+            Delta::Text(text) => (text, false, None),
+            Delta::Reasoning { text, provider_metadata } => (text, true, provider_metadata),
+        };
+        let same = !self.is_closed
+            && matches!(
+                (self.parts.last(), is_reasoning),
+                (Some(OutputPart::Text { .. }), false) | (Some(OutputPart::Reasoning { .. }), true)
+            );
+        if !same {
+            self.last_item += 1;
+            let item = self.last_item;
+            self.parts.push(if is_reasoning {
+                OutputPart::Reasoning { item, text: None, provider_metadata: None }
+            } else {
+                OutputPart::Text { item, text: String::new() }
+            });
+        }
+        self.is_closed = metadata.is_some();
+        match self.parts.last_mut() {
+            Some(OutputPart::Text { text, .. }) => text.push_str(&content),
+            Some(OutputPart::Reasoning { text, provider_metadata, .. }) => {
+                text.get_or_insert_default().push_str(&content);
+                provider_metadata.clone_from(&metadata);
+            }
+            None => {}
+        }
+        let item = self.last_item;
+        Text { turn, attempt, item, is_reasoning, content, provider_metadata: metadata }
+    }
+}
+
+/// How a call of the model ended.
+enum Called {
+    Reply(Reply),
+    Failed(Failure),
+    /// Its time is over, or it was cancelled: `decide` says what that means.
+    Stopped,
+}
+
+impl Driver {
+    /// The event that begins a turn's attempt.
+    pub(super) fn turn_started(
+        &self,
+        after: &State,
+        model: &str,
+        turn: u32,
+        attempt: u32,
+        with_tools: bool,
+    ) -> Draft {
+        let request = request(&self.spec, after, &self.tools.catalog, with_tools);
+        let request_sha256 = request_sha256(&request);
+        Draft { turn, attempt, body: Body::TurnStarted { model: model.to_owned(), request_sha256 } }
+    }
+
+    pub(super) async fn call_model(
+        &mut self,
+        name: String,
+        with_tools: bool,
+        since: Instant,
+    ) -> Result<Work, Halt> {
+        let mut output = Output { last_item: self.state.last_item, ..Output::default() };
+        let called = match self.tools.models.resolve(&name) {
+            None => Called::Failed(unknown_model(&name)),
+            Some(model) => {
+                let request = request(&self.spec, &self.state, &self.tools.catalog, with_tools);
+                let (sender, deltas) = mpsc::channel(DELTAS_MAX);
+                let call = async move { model.call(&request, sender).await };
+                self.listen(call, deltas, &mut output).await?
+            }
+        };
+        let elapsed = since.elapsed().as_secs_f64();
+        match called {
+            Called::Stopped => Ok(Work::Again),
+            Called::Reply(reply) => {
+                let first = output.first.map(|first| first.duration_since(since).as_secs_f64());
+                let drafts = self.reply_drafts(reply, &name, output, elapsed, first);
+                self.advance(drafts, None, false).await
+            }
+            Called::Failed(failure) => self.model_failed(&name, failure, elapsed).await,
+        }
+    }
+
+    /// Pushes the model's output until the call ends, its time is over, or somebody cancels.
+    async fn listen(
+        &mut self,
+        call: impl Future<Output = Result<Reply, Failure>>,
+        mut deltas: mpsc::Receiver<Delta>,
+        output: &mut Output,
+    ) -> Result<Called, Halt> {
+        let (turn, attempt) = (self.state.turn, self.state.attempt);
+        let deadline = self.deadline();
+        tokio::pin!(call);
+        let mut has_deltas = true;
+        let mut pushed = 0;
+        loop {
+            // What stops the call first; then its output, so that all of it is before its end.
+            tokio::select! {
+                biased;
+                () = self.drain.now.cancelled() => return Err(Halt::Drain),
+                () = self.nudge.notified() => {
+                    self.read_inbox().await?;
+                    if self.state.cancelled_by.is_some() {
+                        return Ok(Called::Stopped);
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => return Ok(Called::Stopped),
+                delta = deltas.recv(), if has_deltas => match delta {
+                    Some(delta) => {
+                        let text = output.take(delta, turn, attempt);
+                        self.pen.push(text).await?;
+                        pushed += 1;
+                        if !self.has_room(pushed) {
+                            // Texts that were merged take less room than was feared.
+                            self.append(Vec::new(), Effects::default()).await?;
+                            pushed = 0;
+                            if !self.has_room(pushed) {
+                                return Ok(Called::Stopped);
+                            }
+                        }
+                    }
+                    None => has_deltas = false,
+                },
+                ended = &mut call => {
+                    while let Ok(delta) = deltas.try_recv() {
+                        let text = output.take(delta, turn, attempt);
+                        self.pen.push(text).await?;
+                    }
+                    return Ok(match ended {
+                        Ok(reply) => Called::Reply(reply),
+                        Err(failure) => Called::Failed(failure),
+                    });
+                }
+            }
+        }
+    }
+
+    fn reply_drafts(
+        &self,
+        reply: Reply,
+        name: &str,
+        mut output: Output,
+        elapsed_time: f64,
+        first_output_time: Option<f64>,
+    ) -> Vec<Draft> {
+        let mut drafts = Vec::new();
+        for call in reply.calls.into_iter().take(limits::CALLS_PER_TURN) {
+            output.last_item += 1;
+            drafts.push(self.draft(self.tool_call(call, output.last_item)));
+        }
+        let provider_metadata = (reply.finish_reason == FinishReason::Other)
+            .then(|| json!({"finish_reason": reply.finish_reason_raw}));
+        drafts.push(self.draft(Body::TurnCompleted {
+            finish_reason: reply.finish_reason,
+            parts: output.parts,
+            usage: reply.usage,
+            model: if reply.model.is_empty() { name.to_owned() } else { reply.model },
+            provider_request_id: reply.provider_request_id,
+            provider_metadata,
+            elapsed_time,
+            first_output_time:
+                first_output_time.or_else(|| (!drafts.is_empty()).then_some(elapsed_time)),
+        }));
+        drafts
+    }
+
+    fn tool_call(&self, call: ProposedCall, item: u32) -> Body {
+        let raw = call.arguments_raw.trim();
+        let arguments = if raw.is_empty() {
+            Value::Object(Map::new())
+        } else {
+            match serde_json::from_str::<Value>(raw) {
+                Ok(object @ Value::Object(_)) => object,
+                Ok(_) | Err(_) => Value::String(call.arguments_raw.clone()),
+            }
+        };
+        let tool = self.spec.tool(&call.tool_name);
+        let effect = tool.and_then(|tool| {
+            tool.effect.or_else(|| self.tools.catalog.builtin(&tool.name).map(|one| one.effect))
+        });
+        Body::ToolCall {
+            item,
+            call_id: CallId::new(self.run, item),
+            provider_call_id: call.provider_call_id,
+            tool_name: call.tool_name,
+            arguments,
+            arguments_raw: call.arguments_raw,
+            executor: tool.map_or(Executor::Server, |tool| tool.kind.executor()),
+            effect: effect.unwrap_or(Effect::Read),
+            provider_metadata: call.provider_metadata,
+        }
+    }
+
+    async fn model_failed(
+        &mut self,
+        name: &str,
+        failure: Failure,
+        elapsed: f64,
+    ) -> Result<Work, Halt> {
+        metrics::counter!("runledger_model_failures_total").increment(1);
+        let failed = FailedAttempt {
+            model: name.to_owned(),
+            reason: failure.reason,
+            provider_status: failure.status,
+            message: failure.message.clone(),
+        };
+        let (retry, ending) = match failure.remedy {
+            Remedy::Retry | Remedy::Fallback => {
+                let retry = Retry {
+                    same_model: failure.remedy == Remedy::Retry,
+                    retry_after: failure.retry_after,
+                    jitter: jitter(),
+                };
+                (retry_in(&self.spec, &self.state, &failed, &retry, &self.clock()), None)
+            }
+            Remedy::Final => (None, None),
+            Remedy::ContextOverflow => {
+                let details = json!({"model": name, "status": failure.status});
+                let message = format!("the conversation is too long: {}", failure.message);
+                (None, Some(Ending::failed("context_overflow", message, details)))
+            }
+        };
+        let started = self.state.open.as_ref().map_or(self.state.last_seq, |open| open.started);
+        let aborted = self.draft(Body::TurnAborted {
+            reason: failure.reason,
+            provider_status: failure.status,
+            message: Some(failure.message),
+            discard_from_seq: started,
+            retry_in: retry.map(|wait| wait.as_secs_f64()),
+            elapsed_time: Some(elapsed),
+            usage: failure.usage,
+        });
+        self.advance(vec![aborted], ending, false).await
+    }
+}
+
+fn unknown_model(name: &str) -> Failure {
+    Failure {
+        reason: AbortReason::ProviderError,
+        remedy: Remedy::Fallback,
+        status: Some(404),
+        message: format!("`{name}` is not among the configured models"),
+        retry_after: None::<Duration>,
+        usage: None,
+    }
+}
+
+/// A number in 0..1; the low bits of the clock are random enough to spread retries.
+fn jitter() -> f64 {
+    f64::from(jiff::Timestamp::now().subsec_nanosecond() % 1_000_003) / 1_000_003.0
+}
