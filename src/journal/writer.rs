@@ -42,6 +42,8 @@ struct Open {
     last_at_ms: i64,
     waiting: Waiting,
     entry: Option<Entry>,
+    /// It stands in `ready`: once is enough.
+    is_ready: bool,
     is_closing: bool,
     refused: Option<Refused>,
     /// Committed since the last answer.
@@ -114,6 +116,7 @@ impl Writer {
                     last_at_ms,
                     waiting: Waiting::default(),
                     entry: None,
+                    is_ready: false,
                     is_closing: false,
                     refused: None,
                     unanswered: Vec::new(),
@@ -125,14 +128,18 @@ impl Writer {
                     && open.refused.is_none()
                 {
                     open.waiting.push(text);
-                    self.ready.push(run);
+                    if !std::mem::replace(&mut open.is_ready, true) {
+                        self.ready.push(run);
+                    }
                 }
             }
             Job::Append { run, entry } => match self.open.get_mut(&run) {
-                Some(Open { refused: None, entry: waiting, .. }) => {
+                Some(Open { refused: None, entry: waiting, is_ready, .. }) => {
                     assert!(waiting.is_none(), "a driver awaits each append before the next");
                     *waiting = Some(entry);
-                    self.ready.push(run);
+                    if !std::mem::replace(is_ready, true) {
+                        self.ready.push(run);
+                    }
                 }
                 Some(Open { refused: Some(refused), .. }) => {
                     // A driver that has gone needs no answer.
@@ -160,12 +167,14 @@ impl Writer {
         let mut again = Vec::new();
         for run in std::mem::take(&mut self.ready) {
             let Some(open) = self.open.get_mut(&run) else { continue };
+            open.is_ready = false;
             if open.refused.is_some() || (open.waiting.texts.is_empty() && open.entry.is_none()) {
                 continue;
             }
             let guarded =
                 open.entry.as_ref().is_some_and(|entry| entry.effects.only_if_inbox_n.is_some());
             let entry = if guarded && !open.waiting.texts.is_empty() {
+                open.is_ready = true;
                 again.push(run);
                 None
             } else {

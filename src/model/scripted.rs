@@ -207,14 +207,11 @@ fn answer(asked: &str, known: &str) -> String {
         None if lower.contains("at length") => WORDS_AT_LENGTH,
         None => return text,
     };
-    let mut count = text.split_whitespace().count();
-    for word in SENTENCES.iter().cycle().flat_map(|sentence| sentence.split(' ')) {
-        if count >= most {
-            break;
-        }
+    let missing = most.saturating_sub(text.split_whitespace().count());
+    let words = SENTENCES.iter().cycle().flat_map(|sentence| sentence.split(' '));
+    for word in words.take(missing) {
         text.push(' ');
         text.push_str(word);
-        count += 1;
     }
     text
 }

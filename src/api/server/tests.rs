@@ -34,7 +34,8 @@ struct Server {
 
 #[derive(Clone)]
 struct Handles {
-    body_alive: mpsc::Sender<()>,
+    /// Only held: its drop is the sign.
+    _body_alive: mpsc::Sender<()>,
     entered: Arc<Notify>,
     stop: CancellationToken,
 }
@@ -69,7 +70,7 @@ async fn start(options: Options) -> Server {
     let stop = CancellationToken::new();
     let (body_alive, body_dropped) = mpsc::channel(1);
     let entered = Arc::new(Notify::new());
-    let handles = Handles { body_alive, entered: entered.clone(), stop: stop.clone() };
+    let handles = Handles { _body_alive: body_alive, entered: entered.clone(), stop: stop.clone() };
     let router = Router::new()
         .route("/hello", get(|| async { "hello" }))
         .route("/echo", post(|body: String| async { body }))
