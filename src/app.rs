@@ -124,12 +124,15 @@ pub async fn serve(
 }
 
 /// Joins everything. The server and the pool end by themselves; the journal's loops end with the last
-/// handle that those two held.
+/// handle that those two held. What has not ended when all the time is over waits for a store that
+/// is away: nothing more of it can be committed, and the next start goes on from the log.
 async fn finish(mut tasks: JoinSet<()>, drain: Drain, time: Duration) {
     let cut_after = time.saturating_sub(LAST_STEPS);
     let cut = tokio::time::sleep(cut_after);
-    tokio::pin!(cut);
+    let end = tokio::time::sleep(cut_after + 2 * LAST_STEPS);
+    tokio::pin!(cut, end);
     loop {
+        // What has ended first: the times are for what has not.
         tokio::select! {
             biased;
             joined = tasks.join_next() => match joined {
@@ -138,6 +141,11 @@ async fn finish(mut tasks: JoinSet<()>, drain: Drain, time: Duration) {
                 Some(Err(error)) => tracing::error!(error = %error, "a part of the service panicked"),
             },
             () = &mut cut, if !drain.now.is_cancelled() => drain.now.cancel(),
+            () = &mut end => {
+                tracing::error!("the store is away: what waits for it is left to the next start");
+                tasks.shutdown().await;
+                return;
+            }
         }
     }
 }

@@ -267,7 +267,7 @@ impl IntoResponse for Problem {
 
 /// The router's fallback: no route has this path.
 pub async fn unknown_route() -> Problem {
-    Problem::new(ErrorCode::NotFound, "no route has this path; see /openapi.yaml")
+    Problem::new(ErrorCode::NotFound, "no route has this path")
 }
 
 /// The router's fallback where the path exists; axum adds `Allow`.

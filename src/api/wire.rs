@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::problem::{ErrorCode, FieldError, Problem};
 use crate::journal::timestamp;
+use crate::run::limits::JSON_DEPTH;
 use crate::run::spec::{Code, Violation};
 use crate::run::state::Call;
 use crate::run::{Body, Catalog, Event, Spec, State, Status};
@@ -26,15 +27,23 @@ pub(super) struct Asked {
 
 /// Parses the body of `POST /runs`.
 pub(super) fn parse(body: &[u8], catalog: &Catalog) -> Result<Asked, Problem> {
-    let value: Value = serde_json::from_slice(body).map_err(|error| {
-        Problem::new(ErrorCode::MalformedJson, format!("the body is not JSON: {error}"))
-    })?;
+    let value: Value = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
     // serde_json's maps are sorted by key: equal bodies have equal texts.
     let digest =
         Sha256::digest(value.to_string()).iter().map(|byte| format!("{byte:02x}")).collect();
     let mut spec = Spec::parse(&value, catalog).map_err(|found| refusal(&found))?;
     let run_id = spec.config.run_id.take();
     Ok(Asked { spec, run_id, digest })
+}
+
+/// What is no JSON; and what is nested so deep that it is not looked at.
+fn unreadable(error: &serde_json::Error) -> Problem {
+    let words = error.to_string();
+    if words.starts_with("recursion limit exceeded") {
+        let detail = format!("must not be nested deeper than {JSON_DEPTH} levels");
+        return Problem::invalid(vec![FieldError::pointer("", detail)]);
+    }
+    Problem::new(ErrorCode::MalformedJson, format!("the body is not JSON: {words}"))
 }
 
 fn refusal(found: &[Violation]) -> Problem {

@@ -48,7 +48,8 @@ impl Answer {
         }
     }
 
-    fn failed(words: String, outcome: Outcome) -> Answer {
+    /// A failure, in words for the model.
+    pub fn failed(words: String, outcome: Outcome) -> Answer {
         let result = Value::String(words);
         Answer { result, is_error: true, outcome, http_status: None, truncated: None }
     }

@@ -87,7 +87,11 @@ pub(super) async fn drive(
         return Left { run, must_requeue: false };
     }
     let admission = tools.admission.clone();
-    let driven = drive_attached(tools, run, reason, slot.is_some(), nudge, drain).await;
+    let mut driven = drive_attached(&tools, run, &reason, slot.is_some(), &nudge, &drain).await;
+    if let Err(Halt::Poisoned(why)) = driven {
+        tracing::error!(run.id = %run, why, "the store refuses the events of run {run}; it fails");
+        driven = fail(&tools, run, &nudge, &drain).await;
+    }
     admission.detach(run);
     drop(slot);
     let must_requeue = match driven {
@@ -97,8 +101,8 @@ pub(super) async fn drive(
             tracing::warn!(run.id = %run, error = %error, "run {run} is let go");
             true
         }
-        Err(Halt::Poisoned(reason)) => {
-            tracing::error!(run.id = %run, reason, "the store refuses the events of run {run}");
+        Err(Halt::Poisoned(why)) => {
+            tracing::error!(run.id = %run, why, "the store refuses even the end of run {run}");
             false
         }
     };
@@ -106,39 +110,44 @@ pub(super) async fn drive(
 }
 
 async fn drive_attached(
-    tools: Tools,
+    tools: &Tools,
     run: RunId,
-    reason: String,
+    reason: &str,
     has_slot: bool,
-    nudge: Arc<Notify>,
-    drain: Drain,
+    nudge: &Arc<Notify>,
+    drain: &Drain,
 ) -> Result<(), Halt> {
-    let Some(row) = tools.store.load(run).await.map_err(Halt::Store)? else {
-        return Err(Halt::NotOwner);
-    };
-    let mut driver = Driver::open(tools, row.clone(), nudge, drain).await?;
-    if driver.state.status.is_terminal() {
-        return Ok(());
-    }
-    driver.read_inbox().await?;
-    if driver.state.cancelled_by.is_none() {
-        if !has_slot {
-            driver.pen.close().await;
-            return Err(Halt::NoSlot);
-        }
-        driver.start(&row, &reason).await?;
-    }
-    let done = driver.drive().await;
+    let row = load(tools, run).await?;
+    let mut driver = Driver::open(tools, &row, nudge, drain).await?;
+    let driven = driver.whole_life(&row, reason, has_slot).await;
     driver.pen.close().await;
-    done
+    driven
+}
+
+/// Ends a run whose own events the store refuses.
+async fn fail(tools: &Tools, run: RunId, nudge: &Arc<Notify>, drain: &Drain) -> Result<(), Halt> {
+    let row = load(tools, run).await?;
+    let mut driver = Driver::open(tools, &row, nudge, drain).await?;
+    let words = "the store refused an event of this run; the service's log says why";
+    let ending = Ending::failed("internal", words.to_owned(), serde_json::Value::Null);
+    let failed = match driver.read_inbox().await {
+        Ok(()) => driver.advance(Vec::new(), Some(ending), false).await.map(|_done| ()),
+        Err(halt) => Err(halt),
+    };
+    driver.pen.close().await;
+    failed
+}
+
+async fn load(tools: &Tools, run: RunId) -> Result<RunRow, Halt> {
+    tools.store.load(run).await.map_err(Halt::Store)?.ok_or(Halt::NotOwner)
 }
 
 impl Driver {
     async fn open(
-        tools: Tools,
-        row: RunRow,
-        nudge: Arc<Notify>,
-        drain: Drain,
+        tools: &Tools,
+        row: &RunRow,
+        nudge: &Arc<Notify>,
+        drain: &Drain,
     ) -> Result<Driver, Halt> {
         let corrupt = |what: &str, error: serde_json::Error| {
             Halt::Store(StoreError::Corrupt(format!("{what} of run {}: {error}", row.id)))
@@ -165,19 +174,34 @@ impl Driver {
         let pen = tools.journal.open(row.id, row.last_seq, last_at.as_millisecond()).await?;
         let began = Instant::now();
         Ok(Driver {
-            tools,
+            tools: tools.clone(),
             run: row.id,
-            public_id: row.public_id,
+            public_id: row.public_id.clone(),
             spec: Arc::new(spec),
             state,
             pen,
             inbox_read: row.inbox_read,
-            nudge,
-            drain,
+            nudge: Arc::clone(nudge),
+            drain: drain.clone(),
             base,
             began,
             turn_began: began,
         })
+    }
+
+    /// From reading the inbox to the end, or to where the run has to be let go.
+    async fn whole_life(&mut self, row: &RunRow, reason: &str, has_slot: bool) -> Result<(), Halt> {
+        if self.state.status.is_terminal() {
+            return Ok(());
+        }
+        self.read_inbox().await?;
+        if self.state.cancelled_by.is_none() {
+            if !has_slot {
+                return Err(Halt::NoSlot);
+            }
+            self.start(row, reason).await?;
+        }
+        self.drive().await
     }
 
     async fn start(&mut self, row: &RunRow, reason: &str) -> Result<(), Halt> {
@@ -317,6 +341,10 @@ impl Driver {
                 Step::RefuseCalls(calls) => {
                     drafts.extend(refusals(&after, &calls));
                     continue;
+                }
+                // Nothing is begun that would be cut at once: whoever comes next begins it.
+                Step::CallTools(_) | Step::CallModel { .. } if self.drain.soon.is_cancelled() => {
+                    Work::Again
                 }
                 Step::CallTools(calls) => match self.prepare_calls(&after, &calls, &mut drafts) {
                     Some(started) => Work::Tools(started),

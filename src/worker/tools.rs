@@ -1,7 +1,8 @@
 //! The tools of one turn: side by side, each result committed as it comes.
 
-use serde_json::Value;
-use tokio::task::JoinSet;
+use std::collections::BTreeMap;
+
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::driver::{Driver, Halt, Work};
@@ -36,21 +37,9 @@ impl Driver {
             if call.tries > 0 && call.effect == Effect::Once {
                 drafts.push(draft(closing(call)));
             } else if let Some(words) = self.refusal(call) {
-                drafts.push(draft(answer_of(
-                    call,
-                    Answered {
-                        call: call.call_id.clone(),
-                        answer: Answer {
-                            result: Value::String(words),
-                            is_error: true,
-                            outcome: Outcome::Error,
-                            http_status: None,
-                            truncated: None,
-                        },
-                        elapsed: 0.0,
-                    },
-                    0,
-                )));
+                let answer = Answer::failed(words, Outcome::Error);
+                let answered = Answered { call: call.call_id.clone(), answer, elapsed: 0.0 };
+                drafts.push(draft(answer_of(call, answered, 0)));
             } else if started.len() < limits::TOOLS_AT_ONCE {
                 started.push(call.call_id.clone());
                 starts.push(draft(start_of(call)));
@@ -82,12 +71,15 @@ impl Driver {
     pub(super) async fn call_tools(&mut self, started: Vec<CallId>) -> Result<Work, Halt> {
         let deadline = self.deadline();
         let mut running = JoinSet::new();
+        let mut ids = BTreeMap::new();
         for call in &started {
-            self.spawn(&mut running, call);
+            if let Some(task) = self.spawn(&mut running, call) {
+                ids.insert(task, call.clone());
+            }
         }
         while !running.is_empty() {
             // What stops the tools first; dropping the set ends those under way.
-            let answered = tokio::select! {
+            let first = tokio::select! {
                 biased;
                 () = self.drain.now.cancelled() => return Err(Halt::Drain),
                 () = self.nudge.notified() => {
@@ -98,38 +90,57 @@ impl Driver {
                     continue;
                 }
                 () = tokio::time::sleep_until(deadline) => return Ok(Work::Again),
-                Some(answered) = running.join_next() => answered,
+                Some(first) = running.join_next_with_id() => first,
             };
-            let answered = match answered {
-                Ok(answered) => answered,
-                Err(error) => {
-                    tracing::error!(run.id = %self.run, error = %error, "a tool panicked");
-                    continue;
+            let mut drafts = Vec::new();
+            let others = std::iter::from_fn(|| running.try_join_next_with_id());
+            for ended in std::iter::once(first).chain(others) {
+                let answered = self.answered(ended, &ids);
+                let call = answered.as_ref().and_then(|one| self.call(&one.call));
+                if let (Some(answered), Some(call)) = (answered, call) {
+                    drafts.push(self.draft(answer_of(call, answered, call.tries)));
                 }
-            };
-            let Some(call) = self.state.calls().find(|call| call.call_id == answered.call) else {
-                continue;
-            };
-            let draft = self.draft(answer_of(call, answered, call.tries));
-            if running.is_empty() {
-                return self.advance(vec![draft], None, false).await;
             }
-            self.append(vec![draft], Effects::default()).await?;
+            if running.is_empty() {
+                return self.advance(drafts, None, false).await;
+            }
+            self.append(drafts, Effects::default()).await?;
         }
         Ok(Work::Again)
     }
 
-    fn spawn(&self, running: &mut JoinSet<Answered>, id: &CallId) {
-        let call = self.state.calls().find(|call| call.call_id == *id);
-        let tool = call.and_then(|call| self.spec.tool(&call.tool_name));
-        let (Some(call), Some(tool)) = (call, tool) else { return };
+    fn call(&self, id: &CallId) -> Option<&Call> {
+        self.state.calls().find(|call| call.call_id == *id)
+    }
+
+    /// A tool's end; one that panicked has failed, in words that say nothing of the inside.
+    fn answered(
+        &self,
+        ended: Result<(Id, Answered), JoinError>,
+        ids: &BTreeMap<Id, CallId>,
+    ) -> Option<Answered> {
+        match ended {
+            Ok((_task, answered)) => Some(answered),
+            Err(error) => {
+                tracing::error!(run.id = %self.run, error = %error, "a tool panicked");
+                let answer = Answer::failed("the tool broke".to_owned(), Outcome::Error);
+                let call = ids.get(&error.id())?.clone();
+                Some(Answered { call, answer, elapsed: 0.0 })
+            }
+        }
+    }
+
+    fn spawn(&self, running: &mut JoinSet<Answered>, id: &CallId) -> Option<Id> {
+        let call = self.call(id)?;
         let (call_id, arguments) = (call.call_id.clone(), call.arguments.clone());
-        let (toolbox, tool) = (self.tools.toolbox.clone(), tool.clone());
-        running.spawn(async move {
+        let tool = self.spec.tool(&call.tool_name)?.clone();
+        let toolbox = self.tools.toolbox.clone();
+        let task = running.spawn(async move {
             let since = Instant::now();
             let answer = toolbox.call(&tool, &arguments).await;
             Answered { call: call_id, answer, elapsed: since.elapsed().as_secs_f64() }
         });
+        Some(task.id())
     }
 }
 
