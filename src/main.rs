@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use runledger::config::{Config, Flags};
 use runledger::{app, telemetry};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         }
     };
     telemetry::init(&config.log, config.log_format)?;
+    allow_connections();
     let metrics = telemetry::Metrics::install()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -47,6 +49,16 @@ fn main() -> anyhow::Result<()> {
         tokio::spawn(stop_at_signal(stop.clone()));
         app::serve(config, metrics.handle(), stop).await
     })
+}
+
+/// As many open files as this process may have: every stream and every model call is a connection,
+/// and many systems start programs with a thousand.
+fn allow_connections() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(error = %error, "the number of open files stays as it is");
+    }
 }
 
 /// The first SIGTERM or SIGINT stops the service cleanly; the second ends it at once, and the next

@@ -57,7 +57,8 @@ pub(super) async fn page(
         }
         let wait = wait.map_or(Duration::ZERO, |(wait, _by_header)| wait);
         let limit = usize::try_from(limit).expect("it is bounded");
-        let query = Query { run: row.id, limit, types };
+        let end = row.status.is_terminal().then_some(row.last_seq);
+        let query = Query { run: row.id, limit, types, end };
         query.forward(&api, &mut watch, after, Instant::now() + wait).await?
     };
     let row = api.store.load(row.id).await?.ok_or_else(|| Problem::not_found("run"))?;
@@ -84,6 +85,8 @@ struct Query {
     run: RunId,
     limit: usize,
     types: TypeFilter,
+    /// The terminal event's place, where the run has ended.
+    end: Option<Seq>,
 }
 
 impl Query {
@@ -120,7 +123,7 @@ impl Query {
         for _read in 0..READS_MAX {
             let events = api.store.events(self.run, page.next_after, READ).await?;
             if events.is_empty() {
-                return Ok(false);
+                return Ok(self.end.is_some_and(|end| page.next_after >= end));
             }
             for event in events {
                 let passes = self.types.passes(event.kind);

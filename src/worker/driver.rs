@@ -389,6 +389,9 @@ impl Driver {
                 self.turn_began = Instant::now();
                 self.base.turn_elapsed = Duration::ZERO;
             }
+            if matches!(event.body, Body::RunStarted { .. }) && self.state.started_at.is_none() {
+                self.began = Instant::now();
+            }
             self.state.apply(event);
         }
     }
@@ -412,8 +415,12 @@ impl Driver {
 
     pub(super) fn clock(&self) -> Clock {
         let now = Instant::now();
+        let driven = match self.state.started_at {
+            Some(_) => now.duration_since(self.began),
+            None => Duration::ZERO,
+        };
         Clock {
-            elapsed: self.base.elapsed + now.duration_since(self.began),
+            elapsed: self.base.elapsed + driven,
             turn_elapsed: self.base.turn_elapsed + now.duration_since(self.turn_began),
         }
     }

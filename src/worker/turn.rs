@@ -102,7 +102,11 @@ impl Driver {
         };
         let elapsed = since.elapsed().as_secs_f64();
         match called {
-            Called::Stopped => Ok(Work::Again),
+            Called::Stopped => {
+                // What was pushed is part of what the run leaves.
+                self.append(Vec::new(), Effects::default()).await?;
+                Ok(Work::Again)
+            }
             Called::Reply(reply) => {
                 let first = output.first.map(|first| first.duration_since(since).as_secs_f64());
                 let drafts = self.reply_drafts(reply, &name, output, elapsed, first);

@@ -1,0 +1,169 @@
+//! Cancelling: whenever it comes, it is proved, and it comes once.
+
+use serde_json::json;
+
+use crate::client::{kinds, of};
+use crate::service::{Service, Setup};
+use crate::stub::{Do, Gate, Stub, calculate, say};
+
+#[tokio::test]
+async fn a_queued_run_is_cancelled_without_a_slot_and_never_starts() {
+    let stub = Stub::start().await;
+    stub.on("hang", |_| vec![Do::Hang]);
+    let service = Service::start_with(&stub, Setup::default().env("RUNLEDGER_SLOTS", "1")).await;
+    let http = &service.client;
+    let active = http.run("openai/hang", "a").await;
+    stub.called("hang", 1).await;
+    let queued = http.run("openai/hang", "b").await;
+    let next = http.run("openai/hang", "c").await;
+    let waiting = http.get(&format!("/runs/{queued}")).await.expect(200);
+    assert_eq!((&waiting["status"], &waiting["queue_position"]), (&json!("QUEUED"), &json!(1)));
+    let second = http.get(&format!("/runs/{next}")).await.expect(200);
+    assert_eq!(second["queue_position"], 2);
+
+    let answer = http.delete(&format!("/runs/{queued}?wait=80")).await;
+    assert!([200, 202].contains(&answer.status), "{}", answer.text);
+    let run = answer.json();
+    assert_eq!((&run["status"], &run["stop_reason"]), (&json!("CANCELLED"), &json!("cancelled")));
+    assert!(run["cancel_requested_at"].is_string());
+    assert_eq!((&run["elapsed_time"], &run["error"]), (&json!(0.0), &json!(null)));
+    let log = http.log(&queued).await;
+    assert_eq!(kinds(&log), ["run.queued", "cancel.requested", "run.cancelled"]);
+    assert_eq!(stub.calls("hang").len(), 1, "only the active run called its model");
+    let second = http.get(&format!("/runs/{next}")).await.expect(200);
+    assert_eq!(second["queue_position"], 1);
+    http.delete(&format!("/runs/{active}")).await.expect(202);
+    stub.called("hang", 2).await;
+}
+
+#[tokio::test]
+async fn in_a_model_call_the_provider_sees_its_connection_close() {
+    let stub = Stub::start().await;
+    stub.on("hang", |_| vec![Do::Say("So far ".into()), Do::Say("so good".into()), Do::Hang]);
+    let service = Service::start(&stub).await;
+    let http = &service.client;
+    let id = http.run("openai/hang", "a").await;
+    let mut stream = http.stream(&format!("/runs/{id}/stream?types=text"), &[]).await;
+    let mut text = String::new();
+    while text != "So far so good" {
+        text.push_str(stream.take(1).await[0].data()["content"].as_str().unwrap());
+    }
+    let stopping = http.post(&format!("/runs/{id}/cancel"), &json!(null)).await.expect(202);
+    assert!(stopping["cancel_requested_at"].is_string());
+    stub.hung_up("hang", 1).await;
+    let run = http.ended(&id).await;
+    assert_eq!(run["status"], "CANCELLED");
+    assert_eq!(run["final_output"], "So far so good", "what there was is kept");
+    assert_eq!(stream.rest().await.last().unwrap().kind(), "run.cancelled");
+    let log = http.log(&id).await;
+    assert_eq!(kinds(&log)[log.len() - 3..], ["cancel.requested", "turn.aborted", "run.cancelled"]);
+    assert_eq!(of(&log, "turn.aborted")[0]["reason"], "cancelled");
+    assert_eq!(of(&log, "cancel.requested")[0]["by"], "local");
+    // The next run of the conversation takes the history as it is.
+    let mut next = crate::client::spec("openai/next", "go on");
+    next["history"] = run["history"].clone();
+    assert_eq!(http.ended(&http.create(&next).await).await["status"], "COMPLETED");
+}
+
+#[tokio::test]
+async fn after_the_end_it_changes_nothing_and_twice_is_once() {
+    let stub = Stub::start().await;
+    stub.on("hang", |_| vec![Do::Hang]);
+    let service = Service::start(&stub).await;
+    let http = &service.client;
+    let done = http.run("openai/any", "a").await;
+    let before = http.ended(&done).await;
+    let after = http.delete(&format!("/runs/{done}")).await.expect(200);
+    assert_eq!(before, after);
+
+    let id = http.run("openai/hang", "b").await;
+    stub.called("hang", 1).await;
+    let path = format!("/runs/{id}");
+    let (first, second) = tokio::join!(http.delete(&path), http.delete(&path));
+    for answer in [first, second] {
+        assert!([200, 202].contains(&answer.status), "{}", answer.text);
+    }
+    http.ended(&id).await;
+    assert_eq!(http.delete(&path).await.expect(200)["status"], "CANCELLED");
+    let log = http.log(&id).await;
+    assert_eq!(of(&log, "cancel.requested").len(), 1);
+    assert_eq!(of(&log, "run.cancelled").len(), 1);
+    http.delete("/runs/nobody").await.expect(404);
+}
+
+#[tokio::test]
+async fn a_wait_for_a_retry_is_cancelled_at_once() {
+    let stub = Stub::start().await;
+    stub.on("busy", |_| vec![Do::Refuse(429, &[("retry-after", "40")], "{}".into())]);
+    let service = Service::start(&stub).await;
+    let http = &service.client;
+    let id = http.run("openai/busy", "a").await;
+    http.event(&id, "turn.aborted").await;
+    http.delete(&format!("/runs/{id}")).await.expect(202);
+    let run = http.ended(&id).await;
+    assert_eq!(run["status"], "CANCELLED");
+    assert!(run["elapsed_time"].as_f64().unwrap() < 40.0, "it did not wait for the retry");
+    assert_eq!(stub.calls("busy").len(), 1);
+}
+
+/// reliability.md, rows 15 and 16.
+#[tokio::test]
+async fn racing_the_end_there_is_one_end_and_no_start_after_the_202() {
+    const RUNS: usize = 120;
+    let stub = Stub::start().await;
+    let gate = Gate::new();
+    let opened = gate.clone();
+    stub.on("race", move |call| match call.turn {
+        1 => [vec![Do::Wait(opened.clone())], calculate(2)].concat(),
+        2 => calculate(1),
+        _ => say("Done."),
+    });
+    let service = Service::start(&stub).await;
+    let http = &service.client;
+    let mut ids = Vec::new();
+    for n in 0..RUNS {
+        ids.push(http.run("openai/race", &format!("race {n}")).await);
+    }
+    stub.called("race", RUNS).await;
+    gate.open();
+    let cancels = ids.iter().enumerate().map(|(n, id)| async move {
+        for _ in 0..n % 7 {
+            http.get("/healthz").await;
+        }
+        let answer = http.delete(&format!("/runs/{id}")).await;
+        let run = answer.json();
+        (answer.status, run["last_seq"].as_u64().unwrap(), run["status"].clone())
+    });
+    let answers = futures_util::future::join_all(cancels).await;
+    let (mut fired, mut late) = (0, 0);
+    for (id, (status, seen, _)) in ids.iter().zip(&answers) {
+        let run = http.ended(id).await;
+        let log = http.log(id).await;
+        let ends = log.iter().filter(|event| {
+            event["result"].is_object() && event["type"].as_str().unwrap().starts_with("run.")
+        });
+        assert_eq!(ends.count(), 1, "one terminal event");
+        match status {
+            202 => {
+                fired += 1;
+                assert_eq!(run["status"], "CANCELLED", "a 202 is kept");
+                let starts = log.iter().filter(|event| {
+                    event["seq"].as_u64().unwrap() > *seen
+                        && ["turn.started", "tool.started"]
+                            .contains(&event["type"].as_str().unwrap())
+                });
+                assert_eq!(starts.count(), 0, "a start after the 202: {log:?}");
+            }
+            200 => {
+                late += 1;
+                assert!(crate::client::is_terminal(&run));
+            }
+            other => panic!("{other}"),
+        }
+        let calls = of(&log, "tool_call").len();
+        assert_eq!(of(&log, "tool_result").len(), calls, "every call is closed");
+        assert_eq!(http.get(&format!("/runs/{id}")).await.expect(200)["status"], run["status"]);
+    }
+    println!("row=15,16 faults_fired={fired} ops_ok={} value=0", fired + late);
+    assert!(fired >= RUNS / 4, "too few cancels came in time: {fired}");
+}

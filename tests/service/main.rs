@@ -1,0 +1,17 @@
+//! The service as its clients see it: the real binary, its real socket, and a stub model server.
+#![expect(unreachable_pub, reason = "nothing imports a test binary")]
+
+mod cancel;
+mod client;
+mod hostile;
+mod idempotency;
+mod limits;
+mod load;
+mod models;
+mod recovery;
+mod runs;
+mod service;
+mod start;
+mod stream;
+mod stub;
+mod waiting;
