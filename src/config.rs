@@ -146,7 +146,7 @@ impl std::fmt::Display for ConfigErrors {
 impl Config {
     /// Reads the environment and the file, then [`Config::from_lookup`].
     pub fn load(flags: &Flags) -> Result<Self, ConfigErrors> {
-        // Bytes that are no UTF-8 become U+FFFD, which no setting allows but a directory's name.
+        // Bytes that are no UTF-8 become U+FFFD, which no setting allows.
         let env = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
         let named = flags
             .config
@@ -295,6 +295,10 @@ impl Sources<'_> {
         let Some(Given { setting, value }) = given else { return default };
         if value.trim().is_empty() {
             self.wrong(setting, "names no folder", "give a path, e.g. /var/lib/runledger");
+            return default;
+        }
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            self.wrong(setting, "is not UTF-8", "give a path in UTF-8");
             return default;
         }
         value.into()

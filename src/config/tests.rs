@@ -192,6 +192,9 @@ fn a_data_folder_has_a_name() {
     let told = mistake(&Given { flags, ..Given::default() });
     assert!(told.starts_with("--data-dir: names no folder; "), "{told}");
     assert!(mistake(&file("data_dir = \" \"")).starts_with("data_dir: names no folder; "));
+    // What is no UTF-8 comes as U+FFFD; another folder must not be used silently.
+    let told = mistake(&env(&[("RUNLEDGER_DATA_DIR", "/srv/\u{fffd}")]));
+    assert!(told.starts_with("RUNLEDGER_DATA_DIR: is not UTF-8; "), "{told}");
 }
 
 #[test]

@@ -78,12 +78,13 @@ impl Planted {
             self.write(path, text);
         }
         let output = Command::new(env!("CARGO"))
-            .args(["clippy", "--offline", "--quiet", "--message-format=short"])
+            .args(["clippy", "--offline", "--quiet", "--message-format=short", "--color=never"])
             .arg("--manifest-path")
             .arg(self.0.join("Cargo.toml"))
             .env("CARGO_TARGET_DIR", self.0.join("target"))
             .env_remove("CLIPPY_CONF_DIR")
             .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .output()
             .expect("cargo runs");
         let told = String::from_utf8_lossy(&output.stderr);

@@ -182,6 +182,8 @@ fn imports(inside: &str, tokens: &[Token<'_>]) -> Vec<String> {
     for path in source::paths(tokens) {
         let refuse = |why: String| format!("line {}: {why}", path.line);
         match path.segments.as_slice() {
+            // The binary is a crate of its own.
+            ["crate", ..] if room == "main" => {}
             ["crate" | "runledger", ours @ ..] if !is_allowed(room, may, ours) => {
                 found.push(refuse(format!("{room} may not name {}", ours.join("::"))));
             }
@@ -285,6 +287,7 @@ fn a_forbidden_import_is_found_however_it_is_written() {
     check("src/run/x.rs", "macro_rules! m { () => { $crate::api::x() } }", refused);
     check("src/run/x.rs", "#[cfg(test)]\nmod tests { use crate::api::x; }", refused);
     check("src/run/x.rs", "pub(in crate::api) fn f() {}", refused);
+    check("src/main.rs", "use runledger::run::Seq;", &["main may not name run::Seq"]);
     check("src/worker/x.rs", "use crate::{api, hub::Hub};", &["name api", "name hub::Hub"]);
     check("src/run/x.rs", "use crate::*;", &["run may not name *"]);
     check("src/run/x.rs", "use crate as c;", &["run may not name"]);
@@ -317,6 +320,7 @@ fn what_the_table_allows_passes() {
     check("src/run/x.rs", "use super::Seq;\nuse serde::Serialize;", &[]);
     check("src/run/mod.rs", "#[cfg(test)]\nmod tests { use super::*; }", &[]);
     check("src/app.rs", "use crate::{api, worker};", &[]);
+    check("src/main.rs", "use crate::Cli;\nuse runledger::app;", &[]);
     let words = "// crate::api::x\n/* /* axum::x */ sqlx::y */\n\
         fn f<'a>(_: &'a str) -> (char, char) { g(\"crate::api \\\" axum::x\", r#\"\"sqlx::x\"#); \
         ('\"', '\\'') }";
