@@ -132,7 +132,10 @@ pub struct ConfigErrors(pub Vec<Mistake>);
 
 impl std::fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} wrong setting(s)", self.0.len())?;
+        match self.0.len() {
+            1 => f.write_str("a setting is wrong:")?,
+            several => write!(f, "{several} settings are wrong:")?,
+        }
         for Mistake { setting, wrong, right } in &self.0 {
             write!(f, "\n  {setting}: {wrong}; {right}")?;
         }
@@ -143,7 +146,7 @@ impl std::fmt::Display for ConfigErrors {
 impl Config {
     /// Reads the environment and the file, then [`Config::from_lookup`].
     pub fn load(flags: &Flags) -> Result<Self, ConfigErrors> {
-        // Bytes that are no UTF-8 become U+FFFD, which no setting allows but a directory's name.
+        // Bytes that are no UTF-8 become U+FFFD, which no setting allows.
         let env = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
         let named = flags
             .config
@@ -235,7 +238,7 @@ impl Sources<'_> {
         let providers = provider::all(self, file.providers);
         let config = Config {
             listen: self.listen(listen),
-            data_dir: data_dir.map_or("./runledger-data".into(), |given| given.value.into()),
+            data_dir: self.data_dir(data_dir),
             api_keys: self.api_keys(keys),
             slots: self.slots(slots),
             drain: self.drain(drain),
@@ -284,6 +287,21 @@ impl Sources<'_> {
             self.wrong(setting, format!("{value:?} is no address with a port"), right);
             default
         })
+    }
+
+    /// Not trimmed: a folder's name may begin with a space.
+    fn data_dir(&mut self, given: Option<Given>) -> PathBuf {
+        let default = PathBuf::from("./runledger-data");
+        let Some(Given { setting, value }) = given else { return default };
+        if value.trim().is_empty() {
+            self.wrong(setting, "names no folder", "give a path, e.g. /var/lib/runledger");
+            return default;
+        }
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            self.wrong(setting, "is not UTF-8", "give a path in UTF-8");
+            return default;
+        }
+        value.into()
     }
 
     fn slots(&mut self, given: Option<Given>) -> u32 {
@@ -361,11 +379,14 @@ impl Sources<'_> {
         let origins: Vec<String> =
             items(&value).iter().map(|origin| origin.to_ascii_lowercase()).collect();
         for origin in &origins {
-            let parsed = reqwest::Url::parse(origin).ok();
-            if parsed.is_none_or(|url| url.origin().ascii_serialization() != *origin) {
-                let right = "give scheme, host and port without a path, e.g. https://app.example";
-                self.wrong(setting.clone(), format!("{origin:?} is no origin"), right);
-            }
+            let parsed = reqwest::Url::parse(origin).ok().map(|url| url.origin());
+            let meant = parsed.filter(|origin| origin.is_tuple());
+            let right = match meant.map(|origin| origin.ascii_serialization()) {
+                Some(sent) if sent == *origin => continue,
+                Some(sent) => format!("browsers send it as {sent}: give it so"),
+                None => "give scheme, host and port, e.g. https://app.example".to_owned(),
+            };
+            self.wrong(setting.clone(), format!("{origin:?} is no origin"), &right);
         }
         origins
     }

@@ -1,10 +1,13 @@
 //! The command line.
 
+use std::convert::Infallible;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 use runledger::config::{Config, Flags};
 use runledger::{app, telemetry};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Returns memory to the system after a peak, and is faster under many small allocations.
@@ -27,7 +30,10 @@ enum Command {
     Serve(Flags),
 }
 
-fn main() -> anyhow::Result<()> {
+/// What the process says with its exit code when a setting is wrong, as for a wrong flag.
+const WRONG_SETTINGS: u8 = 2;
+
+fn main() -> ExitCode {
     let Cli { command, flags } = Cli::parse();
     let flags = match command {
         Some(Command::Serve(flags)) => flags,
@@ -36,18 +42,33 @@ fn main() -> anyhow::Result<()> {
     let config = match Config::load(&flags) {
         Ok(config) => config,
         Err(mistakes) => {
-            eprintln!("{mistakes}");
-            std::process::exit(2);
+            eprintln!("runledger: {mistakes}");
+            return ExitCode::from(WRONG_SETTINGS);
         }
     };
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("runledger: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
     telemetry::init(&config.log, config.log_format)?;
     allow_connections();
     let metrics = telemetry::Metrics::install()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
-        tokio::spawn(stop_at_signal(stop.clone()));
-        app::serve(config, metrics.handle(), stop).await
+        let signals = Signals::listen()?;
+        // The service first: its end is the end. The signals alone never end this.
+        tokio::select! {
+            biased;
+            served = app::serve(config, metrics.handle(), stop.clone()) => served,
+            never = signals.stop(stop) => match never {},
+        }
     })
 }
 
@@ -61,22 +82,35 @@ fn allow_connections() {
     }
 }
 
-/// The first SIGTERM or SIGINT stops the service cleanly; the second ends it at once, and the next
-/// start goes on from the log.
-async fn stop_at_signal(stop: CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    for is_second in [false, true] {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        if is_second {
-            tracing::warn!("stopped at once");
-            std::process::exit(130);
-        }
+/// What the operator and the orchestrator stop a process with.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on the signals no longer end the process by themselves.
+    fn listen() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The first SIGTERM or SIGINT stops the service cleanly; the second ends it at once, and the
+    /// next start goes on from the log.
+    async fn stop(mut self, stop: CancellationToken) -> Infallible {
+        self.next().await;
         tracing::info!("stopping; again to stop at once");
         stop.cancel();
+        self.next().await;
+        tracing::warn!("stopped at once");
+        std::process::exit(130)
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

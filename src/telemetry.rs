@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -11,6 +11,9 @@ use tracing_subscriber::util::TryInitError;
 /// Upper bounds of the duration histograms in seconds: from a local commit to a slow model.
 const SECONDS_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
+
+/// Upper bounds of the histograms that count runs: from one to the largest batch.
+const RUNS_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +63,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes the `metrics` macros record here, once per process.
+    /// Makes the `metrics` macros record here, once per process. A histogram's name ends in its
+    /// unit: `_seconds` or `_runs`.
     pub fn install() -> Result<Self, MetricsError> {
-        let builder = PrometheusBuilder::new().set_buckets(&SECONDS_BUCKETS)?;
+        let (seconds, runs) = (Matcher::Suffix("_seconds".into()), Matcher::Suffix("_runs".into()));
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(seconds, &SECONDS_BUCKETS)?
+            .set_buckets_for_metric(runs, &RUNS_BUCKETS)?;
         Ok(Self { handle: builder.install_recorder()? })
     }
 
@@ -93,10 +100,13 @@ mod tests {
         let metrics = Metrics::install().unwrap();
         metrics::counter!("telemetry_test_total").increment(3);
         metrics::histogram!("telemetry_test_seconds").record(0.02);
+        metrics::histogram!("telemetry_test_runs").record(3.0);
         metrics.upkeep();
         let text = metrics.handle().render();
         assert!(text.contains("telemetry_test_total 3"), "{text}");
         assert!(text.contains("telemetry_test_seconds_bucket{le=\"0.025\"} 1"), "{text}");
+        assert!(text.contains("telemetry_test_runs_bucket{le=\"2\"} 0"), "{text}");
+        assert!(text.contains("telemetry_test_runs_bucket{le=\"4\"} 1"), "{text}");
         assert!(Metrics::install().is_err(), "a second recorder would take over");
     }
 

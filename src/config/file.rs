@@ -130,7 +130,8 @@ impl Fields {
             _ => None,
         };
         let items = self.take(key, "give an array of strings without commas", read, mistakes)?;
-        Some(items.join(",")).filter(|list| !list.is_empty())
+        // An empty array is none; an array of an empty string is a mistake to be found.
+        (!items.is_empty()).then(|| items.join(","))
     }
 
     pub(super) fn texts(

@@ -1,10 +1,10 @@
 //! Model providers as configured: `openai` from the environment, the others from the file.
 
-use axum::http::{HeaderName, HeaderValue};
 use reqwest::Url;
+use reqwest::header::{HeaderName, HeaderValue};
 
 use super::file::Fields;
-use super::{Secret, Sources};
+use super::{Mistake, Secret, Sources};
 
 /// Where `openai` is when nobody says otherwise.
 const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
@@ -136,6 +136,7 @@ impl Raw {
                 fields.refuse("kind", wrong, "use kind = \"openai\"", mistakes);
             }
             Some(_) => fields.refuse("kind", "is not known", "use kind = \"openai\"", mistakes),
+            None if is_told(mistakes, &fields.name("kind")) => {}
             None => fields.refuse("kind", "is missing", "add kind = \"openai\"", mistakes),
         }
         self.base_url = fields.text("base_url", mistakes);
@@ -191,7 +192,9 @@ fn base_url_of(
     let right = "give an http or https URL without user, query or fragment, \
         e.g. http://127.0.0.1:11434/v1";
     let Some(base_url) = base_url else {
-        sources.wrong(setting, "is missing", right);
+        if !is_told(&sources.mistakes, setting) {
+            sources.wrong(setting, "is missing", right);
+        }
         return (String::new(), false);
     };
     let Some(url) = Url::parse(base_url.trim()).ok().filter(is_plain) else {
@@ -203,6 +206,11 @@ fn base_url_of(
     let is_openai = host == "api.openai.com"
         || [".openai.com", ".azure.com"].iter().any(|domain| host.ends_with(domain));
     (url.as_str().trim_end_matches('/').to_owned(), is_openai)
+}
+
+/// Whether a setting is known to be wrong: then it isn't missing.
+fn is_told(mistakes: &[Mistake], setting: &str) -> bool {
+    mistakes.iter().any(|mistake| mistake.setting == setting)
 }
 
 fn is_plain(url: &Url) -> bool {
