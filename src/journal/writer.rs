@@ -25,7 +25,7 @@ pub(super) enum Job {
     Open { run: RunId, head: Seq, last_at_ms: i64 },
     Push { run: RunId, text: Text },
     Append { run: RunId, entry: Entry },
-    Close { run: RunId },
+    Close { run: RunId, done: oneshot::Sender<()> },
 }
 
 #[derive(Debug)]
@@ -44,10 +44,30 @@ struct Open {
     entry: Option<Entry>,
     /// It stands in `ready`: once is enough.
     is_ready: bool,
-    is_closing: bool,
+    /// Who wait until it is forgotten: one, or two where a close was dropped and asked again.
+    closing: Vec<oneshot::Sender<()>>,
     refused: Option<Refused>,
     /// Committed since the last answer.
     unanswered: Vec<Event>,
+}
+
+impl Open {
+    fn new(head: Seq, last_at_ms: i64) -> Open {
+        Open {
+            head,
+            last_at_ms,
+            waiting: Waiting::default(),
+            entry: None,
+            is_ready: false,
+            closing: Vec::new(),
+            refused: None,
+            unanswered: Vec::new(),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.texts.is_empty() && self.entry.is_none()
+    }
 }
 
 /// One run's part of a batch, as the store gets it, and what it becomes once it is committed.
@@ -104,25 +124,12 @@ impl Writer {
                 metrics::histogram!("runledger_journal_batch_runs").record(batch.len() as f64);
                 self.commit(Arc::new(batch), parts).await;
             }
-            self.open.retain(|_, open| !open.is_closing || !open.waiting.texts.is_empty());
         }
     }
 
     fn take(&mut self, job: Job) {
         match job {
-            Job::Open { run, head, last_at_ms } => {
-                let open = Open {
-                    head,
-                    last_at_ms,
-                    waiting: Waiting::default(),
-                    entry: None,
-                    is_ready: false,
-                    is_closing: false,
-                    refused: None,
-                    unanswered: Vec::new(),
-                };
-                self.open.insert(run, open);
-            }
+            Job::Open { run, head, last_at_ms } => self.open(run, head, last_at_ms),
             Job::Push { run, text } => {
                 if let Some(open) = self.open.get_mut(&run)
                     && open.refused.is_none()
@@ -150,10 +157,39 @@ impl Writer {
                     let _ = entry.answer.send(Err(Refused::NotOwner));
                 }
             },
-            Job::Close { run } => {
-                if let Some(open) = self.open.get_mut(&run) {
-                    open.is_closing = true;
+            Job::Close { run, done } => match self.open.get_mut(&run) {
+                Some(open) => {
+                    open.closing.push(done);
+                    self.forget_if_closed(run);
                 }
+                None => {
+                    // Whoever has stopped waiting needs no answer.
+                    let _ = done.send(());
+                }
+            },
+        }
+    }
+
+    /// A run is opened by one driver at a time. If there are two, neither knows the log any more:
+    /// both are refused, and whoever drives the run next folds it anew.
+    fn open(&mut self, run: RunId, head: Seq, last_at_ms: i64) {
+        if self.open.contains_key(&run) {
+            tracing::error!(run.id = %run, "run {run} was opened twice");
+            self.refuse_run(run, &Refused::NotOwner);
+        } else {
+            self.open.insert(run, Open::new(head, last_at_ms));
+        }
+    }
+
+    /// Forgets a run that is closed and has nothing left to commit.
+    fn forget_if_closed(&mut self, run: RunId) {
+        let is_over = |open: &Open| open.is_idle() && !open.closing.is_empty();
+        if self.open.get(&run).is_some_and(is_over)
+            && let Some(open) = self.open.remove(&run)
+        {
+            for done in open.closing {
+                // Whoever has stopped waiting needs no answer.
+                let _ = done.send(());
             }
         }
     }
@@ -168,7 +204,7 @@ impl Writer {
         for run in std::mem::take(&mut self.ready) {
             let Some(open) = self.open.get_mut(&run) else { continue };
             open.is_ready = false;
-            if open.refused.is_some() || (open.waiting.texts.is_empty() && open.entry.is_none()) {
+            if open.is_idle() {
                 continue;
             }
             let guarded =
@@ -282,46 +318,54 @@ impl Writer {
             Some((append.run?, &append.events[..taken(append, *appended)]))
         });
         self.hub.advance(advances);
-        for ((append, appended), mut part) in batch.iter().zip(done).zip(parts) {
-            match appended {
-                Appended::NotOwner => {
-                    self.refuse(part, &Refused::NotOwner);
-                    continue;
-                }
-                Appended::InboxNews => {
-                    if let Some(entry) = part.entry {
-                        // A driver that has gone needs no answer.
-                        let _ = entry.answer.send(Err(Refused::InboxNews));
-                    }
-                    continue;
-                }
-                Appended::All | Appended::StartsRefused => {}
-            }
-            part.events.truncate(taken(append, appended));
-            let Some(open) = self.open.get_mut(&part.run) else { continue };
-            if let Some(last) = part.events.last() {
-                open.head = last.seq;
-            }
-            open.unanswered.append(&mut part.events);
-            if let Some(entry) = part.entry {
-                let events = std::mem::take(&mut open.unanswered);
-                let starts_refused = appended == Appended::StartsRefused;
-                // A driver that has gone needs no answer.
-                let _ = entry.answer.send(Ok(Committed { events, starts_refused }));
-            }
+        for ((append, appended), part) in batch.iter().zip(done).zip(parts) {
+            self.answer(part, appended, taken(append, appended));
         }
     }
 
+    /// Tells a driver what became of its part, of which so many events are committed.
+    fn answer(&mut self, mut part: Part, appended: Appended, taken: usize) {
+        if appended == Appended::NotOwner {
+            self.refuse(part, &Refused::NotOwner);
+            return;
+        }
+        part.events.truncate(taken);
+        let Some(open) = self.open.get_mut(&part.run) else { return };
+        if let Some(last) = part.events.last() {
+            open.head = last.seq;
+        }
+        open.unanswered.append(&mut part.events);
+        if let Some(entry) = part.entry {
+            let answer = if appended == Appended::InboxNews {
+                Err(Refused::InboxNews)
+            } else {
+                let events = std::mem::take(&mut open.unanswered);
+                Ok(Committed { events, starts_refused: appended == Appended::StartsRefused })
+            };
+            // A driver that has gone needs no answer.
+            let _ = entry.answer.send(answer);
+        }
+        self.forget_if_closed(part.run);
+    }
+
     fn refuse(&mut self, part: Part, why: &Refused) {
-        let late = self.open.get_mut(&part.run).and_then(|open| {
-            open.refused = Some(why.clone());
-            open.waiting = Waiting::default();
-            open.entry.take()
-        });
-        for entry in [part.entry, late].into_iter().flatten() {
+        if let Some(entry) = part.entry {
             // A driver that has gone needs no answer.
             let _ = entry.answer.send(Err(why.clone()));
         }
+        self.refuse_run(part.run, why);
+    }
+
+    /// Takes nothing more for this run.
+    fn refuse_run(&mut self, run: RunId, why: &Refused) {
+        let Some(open) = self.open.get_mut(&run) else { return };
+        open.refused = Some(why.clone());
+        open.waiting = Waiting::default();
+        if let Some(entry) = open.entry.take() {
+            // A driver that has gone needs no answer.
+            let _ = entry.answer.send(Err(why.clone()));
+        }
+        self.forget_if_closed(run);
     }
 }
 
