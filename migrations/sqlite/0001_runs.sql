@@ -13,7 +13,8 @@ create table runs (
     tenant text not null,
     status text not null,
     node_id integer references nodes (node_id),
-    handed_over integer not null default 0,
+    -- Why it last waited for an owner; null before it first did.
+    reason text,
     crashes integer not null default 0,
     inbox_n integer not null default 0,
     inbox_read integer not null default 0,

@@ -112,10 +112,18 @@ impl Store {
         }
     }
 
-    /// Puts a run that was claimed for its inbox back among those that wait for a slot.
-    pub async fn requeue(&self, node: NodeId, run: RunId) -> Result<(), StoreError> {
+    /// All runs that this node owns: one of them that has no driver was lost between two steps.
+    pub async fn owned(&self, node: NodeId) -> Result<Vec<RunId>, StoreError> {
         match self {
-            Store::Sqlite(store) => store.requeue(node, run).await,
+            Store::Sqlite(store) => store.owned(node).await,
+        }
+    }
+
+    /// Lets go of a run that has not ended and queues it. A run that this node doesn't own is left
+    /// as it is.
+    pub async fn requeue(&self, node: NodeId, run: RunId, why: LetGo) -> Result<(), StoreError> {
+        match self {
+            Store::Sqlite(store) => store.requeue(node, run, why).await,
         }
     }
 

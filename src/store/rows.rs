@@ -159,6 +159,15 @@ pub struct Claimed {
     pub reason: String,
 }
 
+/// Why a node lets go of a run that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetGo {
+    /// It was claimed for its inbox, which is read; it waits for a slot as it did before.
+    ForSlot,
+    /// Its driver panicked: that counts as a crash.
+    Crashed,
+}
+
 /// What a driver is told of a run at the start.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the fields are those of the table `runs`")]

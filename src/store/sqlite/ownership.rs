@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::{Sqlite, id_bytes, id_of, now_ms, unavailable};
 use crate::run::RunId;
-use crate::store::{Claimed, InboxNote, InboxRow, Left, NodeId, Rescued, StoreError};
+use crate::store::{Claimed, InboxNote, InboxRow, Left, LetGo, NodeId, Rescued, StoreError};
 
 /// How many runs with inbox news are claimed at once, beyond the free slots: reading an inbox is
 /// short work.
@@ -48,7 +48,7 @@ impl Sqlite {
     pub(in crate::store) async fn hand_over(&self, node: NodeId) -> Result<u64, StoreError> {
         self.write(move |connection| {
             async move {
-                let queued = release(connection, node, "drain").await?;
+                let queued = release(connection, Some(node), "drain").await?;
                 mark_dead(connection, Some(node)).await?;
                 Ok(queued)
             }
@@ -90,31 +90,25 @@ impl Sqlite {
         .await
     }
 
+    pub(in crate::store) async fn owned(&self, node: NodeId) -> Result<Vec<RunId>, StoreError> {
+        let rows: Vec<(Vec<u8>,)> = sqlx::query_as("select id from runs where node_id = $1")
+            .bind(node.0)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
+        rows.iter().map(|(id,)| id_of(id)).collect()
+    }
+
     pub(in crate::store) async fn requeue(
         &self,
         node: NodeId,
         run: RunId,
+        why: LetGo,
     ) -> Result<(), StoreError> {
         self.write(move |connection| {
             async move {
-                let freed = sqlx::query(
-                    "insert into queue (run_id, kind, reason, tenant, priority, run_at)
-                     select id, iif(inbox_n > inbox_read, 'inbox', 'drive'),
-                            iif(status = 'QUEUED', 'new', 'inbox'), tenant, 0, created_at
-                       from runs where id = $1 and node_id = $2
-                     on conflict do nothing",
-                )
-                .bind(id_bytes(run))
-                .bind(node.0)
-                .execute(&mut *connection)
-                .await
-                .map_err(unavailable)?;
-                if freed.rows_affected() > 0 {
-                    sqlx::query("update runs set node_id = null where id = $1")
-                        .bind(id_bytes(run))
-                        .execute(&mut *connection)
-                        .await
-                        .map_err(unavailable)?;
+                if let_go(connection, node, run, why).await? {
+                    queue_again(connection, run).await?;
                 }
                 Ok(())
             }
@@ -152,54 +146,100 @@ impl Sqlite {
 }
 
 /// Queues what dead nodes own. Under the file lock every other node is dead. Runs that were never
-/// started cannot have killed anybody.
+/// started cannot have killed anybody. Where a suspect was owned, it did it, and nobody else.
 async fn rescue(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
     sqlx::query(
         "update runs set crashes = crashes + 1
-          where node_id is not null and status = 'RUNNING'
+          where node_id is not null
             and (crashes >= $1
-                 or not exists (select 1 from runs r where r.node_id is not null
-                                                       and r.crashes >= $1))",
+                 or (status = 'RUNNING'
+                     and not exists (select 1 from runs suspect
+                                      where suspect.node_id is not null
+                                        and suspect.crashes >= $1)))",
     )
     .bind(SUSPECT_CRASHES)
     .execute(&mut *connection)
     .await
     .map_err(unavailable)?;
-    let (nodes,): (i64,) = sqlx::query_as("select coalesce(max(node_id), 0) from nodes")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(unavailable)?;
-    let mut queued = 0;
-    for node in 1..=nodes {
-        queued += release(connection, NodeId(node), "crash").await?;
-    }
+    let queued = release(connection, None, "crash").await?;
     mark_dead(connection, None).await?;
     Ok(queued)
 }
 
+/// Queues all runs of a node, or of all nodes.
 async fn release(
     connection: &mut SqliteConnection,
-    node: NodeId,
+    node: Option<NodeId>,
     reason: &str,
 ) -> Result<u64, StoreError> {
     let queued = sqlx::query(
         "insert into queue (run_id, kind, reason, tenant, priority, run_at)
          select id, iif(inbox_n > inbox_read, 'inbox', 'drive'),
                 iif(status = 'QUEUED', 'new', $2), tenant, 0, created_at
-           from runs where node_id = $1
-         on conflict do nothing",
+           from runs
+          where node_id is not null and ($1 is null or node_id = $1)
+         on conflict (run_id) do update set kind = excluded.kind, reason = excluded.reason,
+                                            run_at = min(run_at, excluded.run_at)",
     )
-    .bind(node.0)
+    .bind(node.map(|node| node.0))
     .bind(reason.to_owned())
     .execute(&mut *connection)
     .await
     .map_err(unavailable)?;
-    sqlx::query("update runs set node_id = null where node_id = $1")
-        .bind(node.0)
-        .execute(connection)
-        .await
-        .map_err(unavailable)?;
+    sqlx::query(
+        "update runs set node_id = null
+          where node_id is not null and ($1 is null or node_id = $1)",
+    )
+    .bind(node.map(|node| node.0))
+    .execute(connection)
+    .await
+    .map_err(unavailable)?;
     Ok(queued.rows_affected())
+}
+
+/// Lets go of a run; false where it isn't this node's.
+async fn let_go(
+    connection: &mut SqliteConnection,
+    node: NodeId,
+    run: RunId,
+    why: LetGo,
+) -> Result<bool, StoreError> {
+    let let_go = sqlx::query(
+        "update runs
+            set node_id = null,
+                crashes = crashes + iif($3, 1, 0),
+                reason = iif($3, 'crash', reason)
+          where id = $1 and node_id = $2",
+    )
+    .bind(id_bytes(run))
+    .bind(node.0)
+    .bind(match why {
+        LetGo::ForSlot => false,
+        LetGo::Crashed => true,
+    })
+    .execute(connection)
+    .await
+    .map_err(unavailable)?;
+    Ok(let_go.rows_affected() > 0)
+}
+
+/// Queues a run that was let go, at the place that it had, for the reason for which it waited; one
+/// that has been started since is no new one any more.
+async fn queue_again(connection: &mut SqliteConnection, run: RunId) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into queue (run_id, kind, reason, tenant, priority, run_at)
+         select id, iif(inbox_n > inbox_read, 'inbox', 'drive'),
+                case when coalesce(reason, 'new') <> 'new' then reason
+                     when status = 'QUEUED' then 'new'
+                     else 'inbox' end,
+                tenant, 0, created_at
+           from runs where id = $1",
+    )
+    .bind(id_bytes(run))
+    .execute(connection)
+    .await
+    .map_err(unavailable)?;
+    Ok(())
 }
 
 async fn mark_dead(
@@ -259,9 +299,10 @@ async fn take(
         .execute(&mut *connection)
         .await
         .map_err(unavailable)?;
-    sqlx::query("update runs set node_id = $2 where id = $1")
+    sqlx::query("update runs set node_id = $2, reason = $3 where id = $1")
         .bind(id_bytes(claimed.run))
         .bind(node.0)
+        .bind(&claimed.reason)
         .execute(connection)
         .await
         .map_err(unavailable)?;
@@ -290,7 +331,7 @@ async fn leave_one(
     let added = sqlx::query(
         "insert into inbox (run_id, n, dedupe_key, kind, body, at)
          select id, inbox_n + 1, $2, $3, $4, $5 from runs where id = $1
-         on conflict do nothing",
+         on conflict (run_id, dedupe_key) do nothing",
     )
     .bind(id_bytes(run))
     .bind(&note.dedupe_key)
