@@ -66,7 +66,10 @@ impl Sqlite {
 }
 
 /// Nothing is written by a node whose row is dead.
-async fn fence(connection: &mut SqliteConnection, node: NodeId) -> Result<(), StoreError> {
+pub(super) async fn fence(
+    connection: &mut SqliteConnection,
+    node: NodeId,
+) -> Result<(), StoreError> {
     let alive: Option<(i64,)> =
         sqlx::query_as("select 1 from nodes where node_id = $1 and dead_at is null")
             .bind(node.0)

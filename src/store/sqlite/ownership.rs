@@ -3,6 +3,7 @@
 use futures_util::FutureExt;
 use sqlx::sqlite::SqliteConnection;
 
+use super::journal::fence;
 use super::{Sqlite, id_bytes, id_of, now_ms, unavailable};
 use crate::run::RunId;
 use crate::store::{Claimed, InboxNote, InboxRow, Left, LetGo, NodeId, Rescued, StoreError};
@@ -64,24 +65,11 @@ impl Sqlite {
     ) -> Result<Vec<Claimed>, StoreError> {
         self.write(move |connection| {
             async move {
-                let mut due = due(connection, "drive", i64::from(slots)).await?;
-                due.extend(self::due(connection, "inbox", INBOX_CLAIMS).await?);
-                let (mut suspects,): (i64,) = sqlx::query_as(
-                    "select count(*) from runs where node_id = $1 and crashes >= $2",
-                )
-                .bind(node.0)
-                .bind(SUSPECT_CRASHES)
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(unavailable)?;
-                let mut claimed = Vec::with_capacity(due.len());
-                for row in due {
-                    if row.crashes >= SUSPECT_CRASHES && suspects > 0 {
-                        continue;
-                    }
-                    suspects += i64::from(row.crashes >= SUSPECT_CRASHES);
-                    take(connection, node, &row.claimed).await?;
-                    claimed.push(row.claimed);
+                fence(connection, node).await?;
+                let mut claimed = Vec::new();
+                for (kind, limit) in [("inbox", INBOX_CLAIMS), ("drive", i64::from(slots))] {
+                    let due = due(connection, node, kind, limit).await?;
+                    claimed.extend(take(connection, node, due).await?);
                 }
                 Ok(claimed)
             }
@@ -258,51 +246,80 @@ async fn mark_dead(
     Ok(())
 }
 
-struct Due {
-    claimed: Claimed,
-    crashes: i64,
-}
-
+/// Due rows of one kind, in order. Of the suspects only the first, and none where the node has one:
+/// those behind them pass.
 async fn due(
     connection: &mut SqliteConnection,
+    node: NodeId,
     kind: &str,
     limit: i64,
-) -> Result<Vec<Due>, StoreError> {
-    let rows: Vec<(Vec<u8>, String, i64)> = sqlx::query_as(
-        "select queue.run_id, queue.reason, runs.crashes
+) -> Result<Vec<Claimed>, StoreError> {
+    let rows: Vec<(Vec<u8>, String)> = sqlx::query_as(
+        "with suspect (run_id) as (
+             select queue.run_id
+               from queue join runs on runs.id = queue.run_id
+              where queue.kind = $1 and queue.run_at <= $2 and runs.crashes >= $3
+                and not exists (select 1 from runs owned
+                                 where owned.node_id = $4 and owned.crashes >= $3)
+              order by queue.priority, queue.run_at, queue.run_id
+              limit 1)
+         select queue.run_id, queue.reason
            from queue join runs on runs.id = queue.run_id
           where queue.kind = $1 and queue.run_at <= $2
+            and (runs.crashes < $3 or queue.run_id in (select run_id from suspect))
           order by queue.priority, queue.run_at, queue.run_id
-          limit $3",
+          limit $5",
     )
     .bind(kind.to_owned())
     .bind(now_ms())
+    .bind(SUSPECT_CRASHES)
+    .bind(node.0)
     .bind(limit)
     .fetch_all(connection)
     .await
     .map_err(unavailable)?;
     rows.into_iter()
-        .map(|(run, reason, crashes)| {
-            let claimed = Claimed { run: id_of(&run)?, for_inbox: kind == "inbox", reason };
-            Ok(Due { claimed, crashes })
-        })
+        .map(|(run, reason)| Ok(Claimed { run: id_of(&run)?, for_inbox: kind == "inbox", reason }))
         .collect()
 }
 
+/// Makes the node the owner of due runs; gives those that have none.
 async fn take(
     connection: &mut SqliteConnection,
     node: NodeId,
+    due: Vec<Claimed>,
+) -> Result<Vec<Claimed>, StoreError> {
+    let mut taken = Vec::with_capacity(due.len());
+    for claimed in due {
+        unqueue(connection, claimed.run).await?;
+        if own(connection, node, &claimed).await? {
+            taken.push(claimed);
+        } else {
+            tracing::error!(run.id = %claimed.run, "run {} waited for an owner and has one", claimed.run);
+        }
+    }
+    Ok(taken)
+}
+
+async fn own(
+    connection: &mut SqliteConnection,
+    node: NodeId,
     claimed: &Claimed,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
+    let owned =
+        sqlx::query("update runs set node_id = $2, reason = $3 where id = $1 and node_id is null")
+            .bind(id_bytes(claimed.run))
+            .bind(node.0)
+            .bind(&claimed.reason)
+            .execute(connection)
+            .await
+            .map_err(unavailable)?;
+    Ok(owned.rows_affected() > 0)
+}
+
+async fn unqueue(connection: &mut SqliteConnection, run: RunId) -> Result<(), StoreError> {
     sqlx::query("delete from queue where run_id = $1")
-        .bind(id_bytes(claimed.run))
-        .execute(&mut *connection)
-        .await
-        .map_err(unavailable)?;
-    sqlx::query("update runs set node_id = $2, reason = $3 where id = $1")
-        .bind(id_bytes(claimed.run))
-        .bind(node.0)
-        .bind(&claimed.reason)
+        .bind(id_bytes(run))
         .execute(connection)
         .await
         .map_err(unavailable)?;
