@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Sqlite, id_bytes, id_of, unavailable};
+use super::{Sqlite, id_bytes, id_of, store_error};
 use crate::run::RunId;
 use crate::store::{Create, Created, NodeId, StoreError};
 
@@ -62,7 +62,7 @@ async fn create_one(
             .bind(event.data.to_string())
             .execute(&mut *connection)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
     }
     if create.owner.is_none() {
         sqlx::query(
@@ -74,7 +74,7 @@ async fn create_one(
         .bind(create.created_at_ms)
         .execute(&mut *connection)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
     }
     Ok(Created::New)
 }
@@ -85,7 +85,7 @@ async fn is_alive(connection: &mut SqliteConnection, node: NodeId) -> Result<boo
             .bind(node.0)
             .fetch_optional(connection)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
     Ok(alive.is_some())
 }
 
@@ -103,7 +103,7 @@ async fn key_holder(
     .bind(key.to_owned())
     .fetch_optional(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     row.map(|(run, digest)| Ok((id_of(&run)?, digest))).transpose()
 }
 
@@ -125,7 +125,7 @@ async fn bind_key(
     .bind(&create.digest)
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }
 
@@ -149,7 +149,7 @@ async fn insert_run(connection: &mut SqliteConnection, create: &Create) -> Resul
     .bind(&create.spec)
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }
 

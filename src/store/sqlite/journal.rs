@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Sqlite, id_of, unavailable};
+use super::{Sqlite, id_of, store_error};
 use crate::run::{RunId, Seq};
 use crate::store::{Append, Appended, Head, NodeId, StoreError};
 
@@ -75,7 +75,7 @@ pub(super) async fn fence(
             .bind(node.0)
             .fetch_optional(connection)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
     alive.map(|_| ()).ok_or(StoreError::Fenced)
 }
 
@@ -94,7 +94,7 @@ async fn owned(
     .bind(node.0)
     .fetch_all(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     rows.into_iter()
         .map(|(id, last_seq, inbox_n, is_cancelled)| {
             let last_seq = Seq(last_seq.unsigned_abs());
@@ -151,7 +151,7 @@ async fn insert_events(
     .bind(serde_json::to_string(&rows).map_err(|error| StoreError::Data(error.to_string()))?)
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }
 
@@ -206,7 +206,7 @@ async fn update_runs(
     .bind(node.0)
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }
 
@@ -232,6 +232,6 @@ async fn release_ended(
         .bind(json!(ended).to_string())
         .execute(connection)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
     Ok(())
 }

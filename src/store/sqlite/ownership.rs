@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use sqlx::sqlite::SqliteConnection;
 
 use super::journal::fence;
-use super::{Sqlite, id_bytes, id_of, now_ms, unavailable};
+use super::{Sqlite, id_bytes, id_of, now_ms, store_error};
 use crate::run::RunId;
 use crate::store::{Claimed, InboxNote, InboxRow, Left, LetGo, NodeId, Rescued, StoreError};
 
@@ -29,7 +29,7 @@ impl Sqlite {
                     sqlx::query_as("select count(*) from queue where reason = 'drain'")
                         .fetch_one(&mut *connection)
                         .await
-                        .map_err(unavailable)?;
+                        .map_err(store_error)?;
                 let (node,): (i64,) = sqlx::query_as(
                     "insert into nodes (name, started_at) values ($1, $2) returning node_id",
                 )
@@ -37,7 +37,7 @@ impl Sqlite {
                 .bind(now_ms())
                 .fetch_one(&mut *connection)
                 .await
-                .map_err(unavailable)?;
+                .map_err(store_error)?;
                 let handed_over = handed_over.unsigned_abs();
                 Ok((NodeId(node), Rescued { crashed, handed_over }))
             }
@@ -83,7 +83,7 @@ impl Sqlite {
             .bind(node.0)
             .fetch_all(&self.readers)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
         rows.iter().map(|(id,)| id_of(id)).collect()
     }
 
@@ -128,7 +128,7 @@ impl Sqlite {
         .bind(id_bytes(run))
         .fetch_all(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         Ok(rows.into_iter().map(|(n, kind, body)| InboxRow { n, kind, body }).collect())
     }
 }
@@ -148,7 +148,7 @@ async fn rescue(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
     .bind(SUSPECT_CRASHES)
     .execute(&mut *connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     let queued = release(connection, None, "crash").await?;
     mark_dead(connection, None).await?;
     Ok(queued)
@@ -173,7 +173,7 @@ async fn release(
     .bind(reason.to_owned())
     .execute(&mut *connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     sqlx::query(
         "update runs set node_id = null
           where node_id is not null and ($1 is null or node_id = $1)",
@@ -181,7 +181,7 @@ async fn release(
     .bind(node.map(|node| node.0))
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(queued.rows_affected())
 }
 
@@ -207,7 +207,7 @@ async fn let_go(
     })
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(let_go.rows_affected() > 0)
 }
 
@@ -226,7 +226,7 @@ async fn queue_again(connection: &mut SqliteConnection, run: RunId) -> Result<()
     .bind(id_bytes(run))
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }
 
@@ -242,7 +242,7 @@ async fn mark_dead(
     .bind(node.map(|node| node.0))
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }
 
@@ -277,7 +277,7 @@ async fn due(
     .bind(limit)
     .fetch_all(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     rows.into_iter()
         .map(|(run, reason)| Ok(Claimed { run: id_of(&run)?, for_inbox: kind == "inbox", reason }))
         .collect()
@@ -313,7 +313,7 @@ async fn own(
             .bind(&claimed.reason)
             .execute(connection)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
     Ok(owned.rows_affected() > 0)
 }
 
@@ -322,7 +322,7 @@ async fn unqueue(connection: &mut SqliteConnection, run: RunId) -> Result<(), St
         .bind(id_bytes(run))
         .execute(connection)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
     Ok(())
 }
 
@@ -339,7 +339,7 @@ async fn leave_one(
     .bind(tenant.to_owned())
     .fetch_optional(&mut *connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     let owner = match row {
         None => return Ok(Left::NoRun),
         Some((_, true)) => return Ok(Left::Ended),
@@ -357,7 +357,7 @@ async fn leave_one(
     .bind(now_ms())
     .execute(&mut *connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     if added.rows_affected() > 0 {
         sqlx::query(
             "update runs
@@ -370,7 +370,7 @@ async fn leave_one(
         .bind(now_ms())
         .execute(&mut *connection)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         if owner.is_none() {
             queue_for_inbox(connection, run).await?;
         }
@@ -389,6 +389,6 @@ async fn queue_for_inbox(connection: &mut SqliteConnection, run: RunId) -> Resul
     .bind(now_ms())
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }

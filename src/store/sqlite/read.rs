@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Sqlite, id_bytes, id_of, unavailable};
+use super::{Sqlite, id_bytes, id_of, store_error};
 use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq, Status};
 use crate::store::{Counts, KeyKind, RunRow, StoreError, StoredEvent, TypeFilter};
@@ -35,7 +35,7 @@ impl Sqlite {
             .bind(name.to_owned())
             .fetch_optional(&self.readers)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
             match row {
                 Some((id,)) => id,
                 None => return Ok(None),
@@ -56,7 +56,7 @@ impl Sqlite {
             .bind(tenant)
             .fetch_optional(&self.readers)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
         row.map(|row| run_row(&row)).transpose()
     }
 
@@ -75,7 +75,7 @@ impl Sqlite {
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         let mut bytes = 0;
         let page = rows
             .into_iter()
@@ -114,7 +114,7 @@ impl Sqlite {
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         let mut bytes = 0;
         let mut page: Vec<StoredEvent> = rows
             .into_iter()
@@ -145,7 +145,7 @@ impl Sqlite {
         .bind(id_bytes(run))
         .fetch_all(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         Ok(rows.into_iter().map(stored).collect())
     }
 
@@ -162,7 +162,7 @@ impl Sqlite {
         .bind(id_bytes(run))
         .fetch_optional(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         Ok(row.map(|(place,)| place.unsigned_abs()))
     }
 
@@ -173,7 +173,7 @@ impl Sqlite {
         )
         .fetch_one(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         Ok(Counts { queued: queued.unsigned_abs(), owned: owned.unsigned_abs() })
     }
 }
