@@ -12,13 +12,16 @@ use super::batch::{self, Text, Waiting};
 use super::{Clock, Committed, Effects, Refused, timestamp};
 use crate::hub::Hub;
 use crate::run::{Body, Draft, Event, RunId, Seq};
-use crate::store::{Append, Appended, NodeId, Store, StoreError};
+use crate::store::{Append, Appended, BatchNumber, NodeId, Store, StoreError};
 
 /// How many messages one batch takes from the channel; merged, they are far fewer events.
 const BATCH_MAX: usize = 4096;
 
-/// How long the writer waits before it asks an unavailable store again; doubled up to a second.
+/// How long the writer waits before it asks an unavailable store again; doubled each time.
 const DOUBT_WAIT: Duration = Duration::from_millis(20);
+
+/// The longest such wait: a store that is back is used within a second.
+const DOUBT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Job {
@@ -89,6 +92,8 @@ pub struct Writer {
     open: HashMap<RunId, Open>,
     /// Runs with something to commit, in the order in which they asked.
     ready: Vec<RunId>,
+    /// The last batch's. This is the node's only writer.
+    number: BatchNumber,
 }
 
 impl Writer {
@@ -100,8 +105,8 @@ impl Writer {
         jobs: mpsc::Receiver<Job>,
         fenced: CancellationToken,
     ) -> Writer {
-        let (open, ready) = (HashMap::new(), Vec::new());
-        Writer { store, hub, node, clock, jobs, fenced, open, ready }
+        let (open, ready, number) = (HashMap::new(), Vec::new(), BatchNumber::default());
+        Writer { store, hub, node, clock, jobs, fenced, open, ready, number }
     }
 
     /// Runs until the last handle is dropped and everything that waited is committed.
@@ -230,12 +235,15 @@ impl Writer {
     async fn commit(&mut self, batch: Arc<Vec<Append>>, parts: Vec<Part>) {
         match self.settle(&batch).await {
             Ok(done) => self.committed(&batch, done, parts),
-            Err(StoreError::Fenced) => {
-                tracing::error!("this node has been declared dead: all its runs stop");
+            Err(error @ (StoreError::Fenced | StoreError::Corrupt(_))) => {
+                // A damaged file is not written to, and no run goes on that can't be continued
+                // later: as with the fence, all that this node has ends here.
+                tracing::error!(error = %error, "all runs of this node stop");
                 self.fenced.cancel();
                 for part in parts {
                     self.refuse(part, &Refused::NotOwner);
                 }
+                self.refuse_all();
             }
             Err(error) if batch.len() == 1 => {
                 tracing::error!(error = %error, "an append was refused as data");
@@ -253,58 +261,22 @@ impl Writer {
         }
     }
 
-    /// Asks the store until it has said what became of the batch. After an answer that was lost the
-    /// heads tell: a run that stands at the end of its part is committed, one that stands before it
-    /// is sent again, the same bytes under the same places.
-    async fn settle(&self, batch: &Arc<Vec<Append>>) -> Result<Vec<Appended>, StoreError> {
+    /// Asks the store until it has said what became of the batch. Where an answer was lost, nobody
+    /// knows: the same batch is sent again under its number, and the store commits it once.
+    async fn settle(&mut self, batch: &Arc<Vec<Append>>) -> Result<Vec<Appended>, StoreError> {
         let mut wait = DOUBT_WAIT;
-        let mut in_doubt = false;
+        self.number = self.number.next();
         loop {
-            let asked = if in_doubt {
-                self.resume(batch).await
-            } else {
-                self.store.append(self.node, Arc::clone(batch)).await
-            };
-            match asked {
-                Err(StoreError::Unavailable(reason) | StoreError::Corrupt(reason)) => {
+            match self.store.append(self.node, self.number, Arc::clone(batch)).await {
+                Err(StoreError::Unavailable(reason)) => {
                     tracing::warn!(reason, "the store is away; {} runs wait", batch.len());
                     metrics::counter!("runledger_journal_doubts_total").increment(1);
-                    in_doubt = true;
                     tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(1));
+                    wait = (wait * 2).min(DOUBT_WAIT_MAX);
                 }
-                settled @ (Ok(_) | Err(StoreError::Fenced | StoreError::Data(_))) => {
-                    return settled;
-                }
+                settled => return settled,
             }
         }
-    }
-
-    async fn resume(&self, batch: &Arc<Vec<Append>>) -> Result<Vec<Appended>, StoreError> {
-        let runs = batch.iter().filter_map(|append| append.run).collect();
-        let heads = self.store.heads(self.node, runs).await?;
-        let is_there = |append: &Append| {
-            let head = heads.iter().find(|head| Some(head.run) == append.run);
-            match (head, append.events.last()) {
-                (Some(head), Some(last)) => {
-                    let ends = append.update.as_ref().is_some_and(|u| u.status.is_terminal());
-                    head.last_seq >= last.seq || (ends && !head.is_owned)
-                }
-                (_, _) => false,
-            }
-        };
-        let again: Vec<Append> = batch.iter().filter(|one| !is_there(one)).cloned().collect();
-        let mut sent = if again.is_empty() {
-            Vec::new()
-        } else {
-            self.store.append(self.node, Arc::new(again)).await?
-        }
-        .into_iter();
-        Ok(batch
-            .iter()
-            .map(|append| if is_there(append) { None } else { sent.next() })
-            .map(|sent| sent.unwrap_or(Appended::All))
-            .collect())
     }
 
     /// Advances the hub before the answers: whoever hears an answer may look.
@@ -314,9 +286,10 @@ impl Writer {
             Appended::StartsRefused => append.starts_at.unwrap_or(0),
             Appended::InboxNews | Appended::NotOwner => 0,
         };
-        let advances = batch.iter().zip(&done).filter_map(|(append, appended)| {
-            Some((append.run?, &append.events[..taken(append, *appended)]))
-        });
+        let advances = batch
+            .iter()
+            .zip(&done)
+            .map(|(append, appended)| (append.run, &append.events[..taken(append, *appended)]));
         self.hub.advance(advances);
         for ((append, appended), part) in batch.iter().zip(done).zip(parts) {
             self.answer(part, appended, taken(append, appended));
@@ -356,6 +329,14 @@ impl Writer {
         self.refuse_run(part.run, why);
     }
 
+    /// Takes nothing more for any run.
+    fn refuse_all(&mut self) {
+        let open: Vec<RunId> = self.open.keys().copied().collect();
+        for run in open {
+            self.refuse_run(run, &Refused::NotOwner);
+        }
+    }
+
     /// Takes nothing more for this run.
     fn refuse_run(&mut self, run: RunId, why: &Refused) {
         let Some(open) = self.open.get_mut(&run) else { return };
@@ -371,7 +352,7 @@ impl Writer {
 
 fn number(run: RunId, open: &mut Open, entry: Option<Entry>) -> (Append, Part) {
     let mut drafts: Vec<Draft> = open.waiting.drain().collect();
-    let mut append = Append { run: Some(run), ..Append::default() };
+    let mut append = Append::to(run);
     let entry = entry.map(|mut entry| {
         drafts.append(&mut entry.drafts);
         append.inbox_read = entry.effects.inbox_read;

@@ -88,20 +88,18 @@ impl Store {
 
     /// Appends to runs that this node owns, in one transaction. A run that it doesn't own is refused
     /// alone.
+    ///
+    /// Whoever can't know whether a batch was committed sends it again under its number: where it
+    /// was, nothing is done and the answer is the first one's; where it was not, it is now. A batch
+    /// below the last number is refused as data, so that one that was delayed can't come in late.
     pub async fn append(
         &self,
         node: NodeId,
+        number: BatchNumber,
         batch: Arc<Vec<Append>>,
     ) -> Result<Vec<Appended>, StoreError> {
         match self {
-            Store::Sqlite(store) => store.append(node, batch).await,
-        }
-    }
-
-    /// The last committed place of each of these runs, and whether this node owns it.
-    pub async fn heads(&self, node: NodeId, runs: Vec<RunId>) -> Result<Vec<Head>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.heads(node, runs).await,
+            Store::Sqlite(store) => store.append(node, number, batch).await,
         }
     }
 

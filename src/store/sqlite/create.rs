@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Sqlite, id_bytes, id_of, store_error};
+use super::{Sqlite, as_i64, id_bytes, id_of, store_error};
 use crate::run::RunId;
 use crate::store::{Create, Created, NodeId, StoreError};
 
@@ -151,8 +151,4 @@ async fn insert_run(connection: &mut SqliteConnection, create: &Create) -> Resul
     .await
     .map_err(store_error)?;
     Ok(())
-}
-
-fn as_i64(number: u64) -> i64 {
-    i64::try_from(number).expect("a log has far fewer events than that")
 }

@@ -166,6 +166,10 @@ fn id_of(bytes: &[u8]) -> Result<RunId, StoreError> {
         .map_err(|error| StoreError::Corrupt(format!("a run's id: {error}")))
 }
 
+fn as_i64(number: u64) -> i64 {
+    i64::try_from(number).expect("nothing is counted that far")
+}
+
 fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
