@@ -68,7 +68,7 @@ impl Creator {
 
     fn prepare(&self, job: Job, now: i64, at: &str) -> (Create, Waiter) {
         let Job { mut create, queued, placement, answer } = job;
-        let (stored, _events) = batch::number(Seq(0), at, [queued]);
+        let (stored, _events) = batch::number(Seq(0), at, [batch::Written::new(queued)]);
         create.created_at_ms = now;
         create.events = stored;
         let permit = match placement {

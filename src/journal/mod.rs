@@ -246,6 +246,14 @@ impl Pen {
         effects: Effects,
     ) -> Result<Committed, Refused> {
         assert!(!self.is_torn, "a pen whose append was dropped is dropped too");
+        let starts = drafts.iter().position(|draft| draft.body.is_start());
+        if let Some(starts) = starts {
+            assert!(drafts[starts..].iter().all(|one| one.body.is_start()), "starts come last");
+            let ends = effects.update.as_ref().is_some_and(|update| update.status.is_terminal());
+            assert!(!ends, "a run that ends starts nothing");
+        }
+        // Written here, where other runs don't wait for it.
+        let drafts = drafts.into_iter().map(batch::Written::new).collect();
         let (answer, answered) = oneshot::channel();
         let entry = writer::Entry { drafts, effects, answer };
         let job = writer::Job::Append { run: self.run, entry };

@@ -1,17 +1,17 @@
 //! The append lane: collects what waits of all runs, commits it in one transaction, advances the
 //! hub, answers. There is no linger: while one commit is under way the next batch forms by itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{self, Text, Waiting};
+use super::batch::{self, Size, Text, Waiting, Written};
 use super::{Clock, Committed, Effects, Refused, timestamp};
 use crate::hub::Hub;
-use crate::run::{Body, Draft, Event, RunId, Seq};
+use crate::run::{Body, Event, RunId, Seq};
 use crate::store::{Append, Appended, BatchNumber, NodeId, Store, StoreError};
 
 /// How many messages one batch takes from the channel; merged, they are far fewer events.
@@ -33,7 +33,7 @@ pub(super) enum Job {
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) drafts: Vec<Draft>,
+    pub(super) drafts: Vec<Written>,
     pub(super) effects: Effects,
     pub(super) answer: oneshot::Sender<Result<Committed, Refused>>,
 }
@@ -68,6 +68,24 @@ impl Open {
         }
     }
 
+    /// An append that may be refused waits until the text before it is committed, so that its refusal
+    /// takes no text with it.
+    fn entry_waits(&self) -> bool {
+        let is_guarded = |entry: &Entry| entry.effects.only_if_inbox_n.is_some();
+        self.entry.as_ref().is_some_and(is_guarded) && !self.waiting.texts.is_empty()
+    }
+
+    /// How much of the next batch it takes.
+    fn size(&self) -> Size {
+        let mut size = self.waiting.size();
+        if !self.entry_waits() {
+            for draft in self.entry.iter().flat_map(|entry| &entry.drafts) {
+                size += draft.size();
+            }
+        }
+        size
+    }
+
     fn is_idle(&self) -> bool {
         self.waiting.texts.is_empty() && self.entry.is_none()
     }
@@ -91,7 +109,9 @@ pub struct Writer {
     fenced: CancellationToken,
     open: HashMap<RunId, Open>,
     /// Runs with something to commit, in the order in which they asked.
-    ready: Vec<RunId>,
+    ready: VecDeque<RunId>,
+    /// The last batch was full: what it left goes first, and callers wait for it in their channel.
+    is_behind: bool,
     /// The last batch's. This is the node's only writer.
     number: BatchNumber,
 }
@@ -105,8 +125,18 @@ impl Writer {
         jobs: mpsc::Receiver<Job>,
         fenced: CancellationToken,
     ) -> Writer {
-        let (open, ready, number) = (HashMap::new(), Vec::new(), BatchNumber::default());
-        Writer { store, hub, node, clock, jobs, fenced, open, ready, number }
+        Writer {
+            store,
+            hub,
+            node,
+            clock,
+            jobs,
+            fenced,
+            open: HashMap::new(),
+            ready: VecDeque::new(),
+            is_behind: false,
+            number: BatchNumber::default(),
+        }
     }
 
     /// Runs until the last handle is dropped and everything that waited is committed.
@@ -116,7 +146,8 @@ impl Writer {
             if self.ready.is_empty() && self.jobs.recv_many(&mut jobs, BATCH_MAX).await == 0 {
                 return;
             }
-            while jobs.len() < BATCH_MAX
+            while !self.is_behind
+                && jobs.len() < BATCH_MAX
                 && let Ok(job) = self.jobs.try_recv()
             {
                 jobs.push(job);
@@ -141,7 +172,7 @@ impl Writer {
                 {
                     open.waiting.push(text);
                     if !std::mem::replace(&mut open.is_ready, true) {
-                        self.ready.push(run);
+                        self.ready.push_back(run);
                     }
                 }
             }
@@ -150,7 +181,7 @@ impl Writer {
                     assert!(waiting.is_none(), "a driver awaits each append before the next");
                     *waiting = Some(entry);
                     if !std::mem::replace(is_ready, true) {
-                        self.ready.push(run);
+                        self.ready.push_back(run);
                     }
                 }
                 Some(Open { refused: Some(refused), .. }) => {
@@ -199,23 +230,32 @@ impl Writer {
         }
     }
 
-    /// Numbers what waits of each ready run. A guarded append that has text before it waits for the
-    /// next batch, so that its refusal takes no text with it.
+    /// Numbers what waits of each ready run, as far as one statement takes it. A run whose own part
+    /// is larger than that goes alone.
     fn assemble(&mut self) -> (Vec<Append>, Vec<Part>) {
         let now = self.clock.now_ms();
         let mut batch = Vec::new();
         let mut parts = Vec::new();
+        let mut size = Size::default();
         let mut again = Vec::new();
-        for run in std::mem::take(&mut self.ready) {
+        self.is_behind = false;
+        while let Some(run) = self.ready.pop_front() {
             let Some(open) = self.open.get_mut(&run) else { continue };
-            open.is_ready = false;
+            let more = open.size();
+            match size.with(more) {
+                Some(both) => size = both,
+                None if batch.is_empty() => size = more,
+                None => {
+                    self.ready.push_front(run);
+                    self.is_behind = true;
+                    break;
+                }
+            }
+            open.is_ready = open.entry_waits();
             if open.is_idle() {
                 continue;
             }
-            let guarded =
-                open.entry.as_ref().is_some_and(|entry| entry.effects.only_if_inbox_n.is_some());
-            let entry = if guarded && !open.waiting.texts.is_empty() {
-                open.is_ready = true;
+            let entry = if open.is_ready {
                 again.push(run);
                 None
             } else {
@@ -226,7 +266,9 @@ impl Writer {
             batch.push(append);
             parts.push(part);
         }
-        self.ready = again;
+        for run in again.into_iter().rev() {
+            self.ready.push_front(run);
+        }
         (batch, parts)
     }
 
@@ -351,7 +393,7 @@ impl Writer {
 }
 
 fn number(run: RunId, open: &mut Open, entry: Option<Entry>) -> (Append, Part) {
-    let mut drafts: Vec<Draft> = open.waiting.drain().collect();
+    let mut drafts: Vec<Written> = open.waiting.drain().collect();
     let mut append = Append::to(run);
     let entry = entry.map(|mut entry| {
         drafts.append(&mut entry.drafts);
@@ -363,11 +405,8 @@ fn number(run: RunId, open: &mut Open, entry: Option<Entry>) -> (Append, Part) {
         }
         entry
     });
-    append.starts_at = drafts.iter().position(|draft| draft.body.is_start());
-    if let Some(starts) = append.starts_at {
-        assert!(drafts[starts..].iter().all(|draft| draft.body.is_start()), "starts come last");
-    }
-    for draft in &drafts {
+    append.starts_at = drafts.iter().position(|written| written.draft.body.is_start());
+    for Written { draft, .. } in &drafts {
         match &draft.body {
             Body::TurnStarted { .. } if draft.attempt == 1 => {
                 append.turn_started_at_ms = Some(open.last_at_ms);
