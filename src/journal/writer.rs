@@ -1,7 +1,7 @@
 //! The append lane: collects what waits of all runs, commits it in one transaction, advances the
 //! hub, answers. There is no linger: while one commit is under way the next batch forms by itself.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -209,11 +209,14 @@ impl Writer {
     /// A run is opened by one driver at a time. If there are two, neither knows the log any more:
     /// both are refused, and whoever drives the run next folds it anew.
     fn open(&mut self, run: RunId, head: Seq, last_at_ms: i64) {
-        if self.open.contains_key(&run) {
-            tracing::error!(run.id = %run, "run {run} was opened twice");
-            self.refuse_run(run, &Refused::NotOwner);
-        } else {
-            self.open.insert(run, Open::new(head, last_at_ms));
+        match self.open.entry(run) {
+            hash_map::Entry::Vacant(place) => {
+                place.insert(Open::new(head, last_at_ms));
+            }
+            hash_map::Entry::Occupied(_) => {
+                tracing::error!(run.id = %run, "run {run} was opened twice");
+                self.refuse_run(run, &Refused::NotOwner);
+            }
         }
     }
 

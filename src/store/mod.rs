@@ -79,7 +79,8 @@ impl Store {
         }
     }
 
-    /// Creates runs, each with its keys and first events, in one transaction.
+    /// Creates runs, each with its keys and first events, in one transaction. A create that is sent
+    /// again, because nobody knows whether it was committed, is the same run.
     pub async fn create(&self, batch: Vec<Create>) -> Result<Vec<Created>, StoreError> {
         match self {
             Store::Sqlite(store) => store.create(batch).await,

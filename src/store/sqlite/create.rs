@@ -50,10 +50,15 @@ async fn create_one(
     for key in &create.keys {
         bind_key(connection, create, key.kind.name(), &key.key, run).await?;
     }
-    if holder.is_some() {
-        return Ok(Created::Existing(run));
+    match holder {
+        // Its own: it was committed, and the answer was lost.
+        Some(run) if run == create.id => return Ok(Created::New),
+        Some(run) => return Ok(Created::Existing(run)),
+        None => {}
     }
-    insert_run(connection, create).await?;
+    if !insert_run(connection, create).await? {
+        return Ok(Created::New);
+    }
     for event in &create.events {
         sqlx::query("insert into events (run_id, seq, type, data) values ($1, $2, $3, $4)")
             .bind(id_bytes(create.id))
@@ -129,11 +134,16 @@ async fn bind_key(
     Ok(())
 }
 
-async fn insert_run(connection: &mut SqliteConnection, create: &Create) -> Result<(), StoreError> {
-    sqlx::query(
+/// False where the run is there already: its create was sent again.
+async fn insert_run(
+    connection: &mut SqliteConnection,
+    create: &Create,
+) -> Result<bool, StoreError> {
+    let inserted = sqlx::query(
         "insert into runs (id, public_id, tenant, status, node_id, last_seq, agent, model,
                            created_by, created_at, input_preview, metadata, spec)
-         values ($1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         values ($1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8, $9, $10, $11, $12)
+         on conflict (id) do nothing",
     )
     .bind(id_bytes(create.id))
     .bind(&create.public_id)
@@ -150,5 +160,5 @@ async fn insert_run(connection: &mut SqliteConnection, create: &Create) -> Resul
     .execute(connection)
     .await
     .map_err(store_error)?;
-    Ok(())
+    Ok(inserted.rows_affected() > 0)
 }
