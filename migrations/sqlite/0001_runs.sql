@@ -3,7 +3,11 @@ create table nodes (
     node_id integer primary key autoincrement,
     name text not null,
     started_at integer not null,
-    dead_at integer
+    dead_at integer,
+    -- The last batch of appends that it committed, and what became of those in it that were not
+    -- committed whole, as [place, answer]: for a batch that is sent again.
+    last_batch integer not null default 0,
+    last_answers text not null default '[]'
 );
 
 -- An index over the logs, which the same commit keeps in step. Times are milliseconds since 1970.
@@ -13,7 +17,8 @@ create table runs (
     tenant text not null,
     status text not null,
     node_id integer references nodes (node_id),
-    handed_over integer not null default 0,
+    -- Why it last waited for an owner; null before it first did.
+    reason text,
     crashes integer not null default 0,
     inbox_n integer not null default 0,
     inbox_read integer not null default 0,

@@ -1,6 +1,7 @@
 //! The create lane: collects what waits, commits it in one transaction, tells hub, workers, callers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -11,6 +12,15 @@ use crate::store::{Create, Created, NodeId, Store, StoreError};
 
 /// How many runs one transaction creates: more would let the first wait for the last.
 const BATCH_MAX: usize = 256;
+
+/// How often a create is sent before its client is told that the store is away.
+const TRIES_MAX: u32 = 3;
+
+/// How long a create waits before it is sent again; doubled each time.
+const TRY_WAIT: Duration = Duration::from_millis(20);
+
+/// How many bytes of specs and events one transaction takes: what is larger goes alone.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 pub(super) struct Job {
     pub(super) create: Create,
@@ -60,15 +70,27 @@ impl Creator {
         while self.jobs.recv_many(&mut jobs, BATCH_MAX).await > 0 {
             let now = self.clock.now_ms();
             let at = timestamp(now);
-            let (creates, waiters): (Vec<Create>, Vec<Waiter>) =
-                jobs.drain(..).map(|job| self.prepare(job, now, &at)).unzip();
+            let mut bytes = 0;
+            let (mut creates, mut waiters) = (Vec::new(), Vec::new());
+            for job in jobs.drain(..) {
+                let (create, waiter) = self.prepare(job, now, &at);
+                let more = create.spec.len()
+                    + create.events.iter().map(|event| event.data.len()).sum::<usize>();
+                if bytes + more > BATCH_BYTES_MAX && !creates.is_empty() {
+                    self.commit(std::mem::take(&mut creates), std::mem::take(&mut waiters)).await;
+                    bytes = 0;
+                }
+                bytes += more;
+                creates.push(create);
+                waiters.push(waiter);
+            }
             self.commit(creates, waiters).await;
         }
     }
 
     fn prepare(&self, job: Job, now: i64, at: &str) -> (Create, Waiter) {
         let Job { mut create, queued, placement, answer } = job;
-        let (stored, _events) = batch::number(Seq(0), at, [queued]);
+        let (stored, _events) = batch::number(Seq(0), at, [batch::Written::new(queued)]);
         create.created_at_ms = now;
         create.events = stored;
         let permit = match placement {
@@ -82,10 +104,13 @@ impl Creator {
     /// Commits a batch; one that is refused as data is committed run by run, so that a run's data
     /// spoils no neighbour.
     async fn commit(&self, creates: Vec<Create>, waiters: Vec<Waiter>) {
-        match self.store.create(creates.clone()).await {
+        match self.settle(&creates).await {
             Ok(done) => {
                 for ((create, created), waiter) in creates.into_iter().zip(done).zip(waiters) {
-                    self.tell(create, created, waiter).await;
+                    match created {
+                        Created::Fenced => self.queue(create, waiter).await,
+                        done => self.tell(create, done, waiter).await,
+                    }
                 }
             }
             Err(StoreError::Data(_)) if creates.len() > 1 => {
@@ -95,12 +120,42 @@ impl Creator {
             }
             Err(error) => {
                 tracing::error!(error = %error, "{} creates were not committed", creates.len());
+                let refused = match error {
+                    StoreError::Data(reason) => Refused::Poisoned(reason),
+                    StoreError::Fenced | StoreError::Corrupt(_) | StoreError::Unavailable(_) => {
+                        Refused::Unavailable(error.to_string())
+                    }
+                };
                 for waiter in waiters {
                     // Whoever has stopped waiting needs no answer.
-                    let _ = waiter.answer.send(Err(Refused::Unavailable(error.to_string())));
+                    let _ = waiter.answer.send(Err(refused.clone()));
                 }
             }
         }
+    }
+
+    /// Creates a run for whoever comes after this node, which is dead.
+    async fn queue(&self, mut create: Create, waiter: Waiter) {
+        create.owner = None;
+        let waiter = Waiter { permit: None, ..waiter };
+        Box::pin(self.commit(vec![create], vec![waiter])).await;
+    }
+
+    /// Asks the store a few times. A create that was committed though its answer was lost is found
+    /// by asking again; a store that is away is the client's to wait for.
+    async fn settle(&self, creates: &[Create]) -> Result<Vec<Created>, StoreError> {
+        let mut wait = TRY_WAIT;
+        for _ in 1..TRIES_MAX {
+            match self.store.create(creates.to_vec()).await {
+                Err(StoreError::Unavailable(reason)) => {
+                    tracing::warn!(reason, "the store is away; {} creates wait", creates.len());
+                    tokio::time::sleep(wait).await;
+                    wait *= 2;
+                }
+                settled => return settled,
+            }
+        }
+        self.store.create(creates.to_vec()).await
     }
 
     async fn tell(&self, create: Create, created: Created, waiter: Waiter) {
@@ -118,7 +173,9 @@ impl Creator {
             }
             Created::Existing(run) => Ok(Intent::Existing(run)),
             Created::Conflict => Ok(Intent::Conflict),
-            Created::Fenced => Err(Refused::Unavailable("this node has been replaced".to_owned())),
+            Created::Fenced => {
+                Err(Refused::Unavailable("this node has been declared dead".to_owned()))
+            }
         };
         // Whoever has stopped waiting needs no answer.
         let _ = answer.send(intent);

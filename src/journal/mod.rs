@@ -176,7 +176,17 @@ impl Journal {
     pub async fn open(&self, run: RunId, head: Seq, last_at_ms: i64) -> Result<Pen, Refused> {
         let job = writer::Job::Open { run, head, last_at_ms };
         self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)?;
-        Ok(Pen { run, appends: self.appends.clone() })
+        Ok(Pen { run, appends: self.appends.clone(), is_torn: false })
+    }
+
+    /// Closes a run whose pen was dropped without [`Pen::close`], as a driver that panics does. Like
+    /// that, it returns when everything that was pushed or appended is committed or refused, and the
+    /// writer has forgotten the run.
+    ///
+    /// # Cancel safety
+    /// Dropping it before there is room closes nothing; later, only the answer is lost.
+    pub async fn close(&self, run: RunId) {
+        close(&self.appends, run).await;
     }
 
     /// A new run's id: a UUIDv7 by the store's clock.
@@ -200,6 +210,17 @@ impl Journal {
 pub struct Pen {
     run: RunId,
     appends: mpsc::Sender<writer::Job>,
+    /// An append was dropped before its answer: whoever holds this pen no longer knows the log.
+    is_torn: bool,
+}
+
+/// Closes a run and waits until the writer has forgotten it.
+async fn close(appends: &mpsc::Sender<writer::Job>, run: RunId) {
+    let (done, forgotten) = oneshot::channel();
+    if appends.send(writer::Job::Close { run, done }).await.is_ok() {
+        // A writer that ends before it answers has committed all that it had, and forgets all.
+        let _ = forgotten.await;
+    }
 }
 
 impl Pen {
@@ -209,6 +230,7 @@ impl Pen {
     /// # Cancel safety
     /// Dropping it before there is room means that the text was not taken.
     pub async fn push(&mut self, text: Text) -> Result<(), Refused> {
+        assert!(!self.is_torn, "a pen whose append was dropped is dropped too");
         let job = writer::Job::Push { run: self.run, text };
         self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)
     }
@@ -223,16 +245,32 @@ impl Pen {
         drafts: Vec<Draft>,
         effects: Effects,
     ) -> Result<Committed, Refused> {
+        assert!(!self.is_torn, "a pen whose append was dropped is dropped too");
+        let starts = drafts.iter().position(|draft| draft.body.is_start());
+        if let Some(starts) = starts {
+            assert!(drafts[starts..].iter().all(|one| one.body.is_start()), "starts come last");
+            let ends = effects.update.as_ref().is_some_and(|update| update.status.is_terminal());
+            assert!(!ends, "a run that ends starts nothing");
+        }
+        // Written here, where other runs don't wait for it.
+        let drafts = drafts.into_iter().map(batch::Written::new).collect();
         let (answer, answered) = oneshot::channel();
         let entry = writer::Entry { drafts, effects, answer };
         let job = writer::Job::Append { run: self.run, entry };
+        self.is_torn = true;
         self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)?;
-        answered.await.map_err(|_dropped| Refused::NotOwner)?
+        let answer = answered.await.map_err(|_dropped| Refused::NotOwner)?;
+        self.is_torn = false;
+        answer
     }
 
-    /// Ends the hold; what was pushed is still committed.
+    /// Ends the hold. It returns when everything that was pushed is committed or refused, and the
+    /// writer has forgotten the run: only then may the run be let go, or be opened again.
+    ///
+    /// # Cancel safety
+    /// Dropping it before there is room leaves the run open, to be closed with [`Journal::close`];
+    /// later, only the answer is lost.
     pub async fn close(self) {
-        // A writer that has ended has nothing left to forget.
-        let _ = self.appends.send(writer::Job::Close { run: self.run }).await;
+        close(&self.appends, self.run).await;
     }
 }

@@ -1,36 +1,39 @@
 //! The append lane: collects what waits of all runs, commits it in one transaction, advances the
 //! hub, answers. There is no linger: while one commit is under way the next batch forms by itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque, hash_map};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{self, Text, Waiting};
+use super::batch::{self, Size, Text, Waiting, Written};
 use super::{Clock, Committed, Effects, Refused, timestamp};
 use crate::hub::Hub;
-use crate::run::{Body, Draft, Event, RunId, Seq};
-use crate::store::{Append, Appended, NodeId, Store, StoreError};
+use crate::run::{Body, Event, RunId, Seq};
+use crate::store::{Append, Appended, BatchNumber, NodeId, Store, StoreError};
 
 /// How many messages one batch takes from the channel; merged, they are far fewer events.
 const BATCH_MAX: usize = 4096;
 
-/// How long the writer waits before it asks an unavailable store again; doubled up to a second.
+/// How long the writer waits before it asks an unavailable store again; doubled each time.
 const DOUBT_WAIT: Duration = Duration::from_millis(20);
+
+/// The longest such wait: a store that is back is used within a second.
+const DOUBT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Job {
     Open { run: RunId, head: Seq, last_at_ms: i64 },
     Push { run: RunId, text: Text },
     Append { run: RunId, entry: Entry },
-    Close { run: RunId },
+    Close { run: RunId, done: oneshot::Sender<()> },
 }
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) drafts: Vec<Draft>,
+    pub(super) drafts: Vec<Written>,
     pub(super) effects: Effects,
     pub(super) answer: oneshot::Sender<Result<Committed, Refused>>,
 }
@@ -44,10 +47,48 @@ struct Open {
     entry: Option<Entry>,
     /// It stands in `ready`: once is enough.
     is_ready: bool,
-    is_closing: bool,
+    /// Who wait until it is forgotten: one, or two where a close was dropped and asked again.
+    closing: Vec<oneshot::Sender<()>>,
     refused: Option<Refused>,
     /// Committed since the last answer.
     unanswered: Vec<Event>,
+}
+
+impl Open {
+    fn new(head: Seq, last_at_ms: i64) -> Open {
+        Open {
+            head,
+            last_at_ms,
+            waiting: Waiting::default(),
+            entry: None,
+            is_ready: false,
+            closing: Vec::new(),
+            refused: None,
+            unanswered: Vec::new(),
+        }
+    }
+
+    /// An append that may be refused waits until the text before it is committed, so that its refusal
+    /// takes no text with it.
+    fn entry_waits(&self) -> bool {
+        let is_guarded = |entry: &Entry| entry.effects.only_if_inbox_n.is_some();
+        self.entry.as_ref().is_some_and(is_guarded) && !self.waiting.texts.is_empty()
+    }
+
+    /// How much of the next batch it takes.
+    fn size(&self) -> Size {
+        let mut size = self.waiting.size();
+        if !self.entry_waits() {
+            for draft in self.entry.iter().flat_map(|entry| &entry.drafts) {
+                size += draft.size();
+            }
+        }
+        size
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.texts.is_empty() && self.entry.is_none()
+    }
 }
 
 /// One run's part of a batch, as the store gets it, and what it becomes once it is committed.
@@ -68,7 +109,11 @@ pub struct Writer {
     fenced: CancellationToken,
     open: HashMap<RunId, Open>,
     /// Runs with something to commit, in the order in which they asked.
-    ready: Vec<RunId>,
+    ready: VecDeque<RunId>,
+    /// The last batch was full: what it left goes first, and callers wait for it in their channel.
+    is_behind: bool,
+    /// The last batch's. This is the node's only writer.
+    number: BatchNumber,
 }
 
 impl Writer {
@@ -80,8 +125,18 @@ impl Writer {
         jobs: mpsc::Receiver<Job>,
         fenced: CancellationToken,
     ) -> Writer {
-        let (open, ready) = (HashMap::new(), Vec::new());
-        Writer { store, hub, node, clock, jobs, fenced, open, ready }
+        Writer {
+            store,
+            hub,
+            node,
+            clock,
+            jobs,
+            fenced,
+            open: HashMap::new(),
+            ready: VecDeque::new(),
+            is_behind: false,
+            number: BatchNumber::default(),
+        }
     }
 
     /// Runs until the last handle is dropped and everything that waited is committed.
@@ -91,7 +146,8 @@ impl Writer {
             if self.ready.is_empty() && self.jobs.recv_many(&mut jobs, BATCH_MAX).await == 0 {
                 return;
             }
-            while jobs.len() < BATCH_MAX
+            while !self.is_behind
+                && jobs.len() < BATCH_MAX
                 && let Ok(job) = self.jobs.try_recv()
             {
                 jobs.push(job);
@@ -104,32 +160,19 @@ impl Writer {
                 metrics::histogram!("runledger_journal_batch_runs").record(batch.len() as f64);
                 self.commit(Arc::new(batch), parts).await;
             }
-            self.open.retain(|_, open| !open.is_closing || !open.waiting.texts.is_empty());
         }
     }
 
     fn take(&mut self, job: Job) {
         match job {
-            Job::Open { run, head, last_at_ms } => {
-                let open = Open {
-                    head,
-                    last_at_ms,
-                    waiting: Waiting::default(),
-                    entry: None,
-                    is_ready: false,
-                    is_closing: false,
-                    refused: None,
-                    unanswered: Vec::new(),
-                };
-                self.open.insert(run, open);
-            }
+            Job::Open { run, head, last_at_ms } => self.open(run, head, last_at_ms),
             Job::Push { run, text } => {
                 if let Some(open) = self.open.get_mut(&run)
                     && open.refused.is_none()
                 {
                     open.waiting.push(text);
                     if !std::mem::replace(&mut open.is_ready, true) {
-                        self.ready.push(run);
+                        self.ready.push_back(run);
                     }
                 }
             }
@@ -138,7 +181,7 @@ impl Writer {
                     assert!(waiting.is_none(), "a driver awaits each append before the next");
                     *waiting = Some(entry);
                     if !std::mem::replace(is_ready, true) {
-                        self.ready.push(run);
+                        self.ready.push_back(run);
                     }
                 }
                 Some(Open { refused: Some(refused), .. }) => {
@@ -150,31 +193,72 @@ impl Writer {
                     let _ = entry.answer.send(Err(Refused::NotOwner));
                 }
             },
-            Job::Close { run } => {
-                if let Some(open) = self.open.get_mut(&run) {
-                    open.is_closing = true;
+            Job::Close { run, done } => match self.open.get_mut(&run) {
+                Some(open) => {
+                    open.closing.push(done);
+                    self.forget_if_closed(run);
                 }
+                None => {
+                    // Whoever has stopped waiting needs no answer.
+                    let _ = done.send(());
+                }
+            },
+        }
+    }
+
+    /// A run is opened by one driver at a time. If there are two, neither knows the log any more:
+    /// both are refused, and whoever drives the run next folds it anew.
+    fn open(&mut self, run: RunId, head: Seq, last_at_ms: i64) {
+        match self.open.entry(run) {
+            hash_map::Entry::Vacant(place) => {
+                place.insert(Open::new(head, last_at_ms));
+            }
+            hash_map::Entry::Occupied(_) => {
+                tracing::error!(run.id = %run, "run {run} was opened twice");
+                self.refuse_run(run, &Refused::NotOwner);
             }
         }
     }
 
-    /// Numbers what waits of each ready run. A guarded append that has text before it waits for the
-    /// next batch, so that its refusal takes no text with it.
+    /// Forgets a run that is closed and has nothing left to commit.
+    fn forget_if_closed(&mut self, run: RunId) {
+        let is_over = |open: &Open| open.is_idle() && !open.closing.is_empty();
+        if self.open.get(&run).is_some_and(is_over)
+            && let Some(open) = self.open.remove(&run)
+        {
+            for done in open.closing {
+                // Whoever has stopped waiting needs no answer.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Numbers what waits of each ready run, as far as one statement takes it. A run whose own part
+    /// is larger than that goes alone.
     fn assemble(&mut self) -> (Vec<Append>, Vec<Part>) {
         let now = self.clock.now_ms();
         let mut batch = Vec::new();
         let mut parts = Vec::new();
+        let mut size = Size::default();
         let mut again = Vec::new();
-        for run in std::mem::take(&mut self.ready) {
+        self.is_behind = false;
+        while let Some(run) = self.ready.pop_front() {
             let Some(open) = self.open.get_mut(&run) else { continue };
-            open.is_ready = false;
-            if open.refused.is_some() || (open.waiting.texts.is_empty() && open.entry.is_none()) {
+            let more = open.size();
+            match size.with(more) {
+                Some(both) => size = both,
+                None if batch.is_empty() => size = more,
+                None => {
+                    self.ready.push_front(run);
+                    self.is_behind = true;
+                    break;
+                }
+            }
+            open.is_ready = open.entry_waits();
+            if open.is_idle() {
                 continue;
             }
-            let guarded =
-                open.entry.as_ref().is_some_and(|entry| entry.effects.only_if_inbox_n.is_some());
-            let entry = if guarded && !open.waiting.texts.is_empty() {
-                open.is_ready = true;
+            let entry = if open.is_ready {
                 again.push(run);
                 None
             } else {
@@ -185,7 +269,9 @@ impl Writer {
             batch.push(append);
             parts.push(part);
         }
-        self.ready = again;
+        for run in again.into_iter().rev() {
+            self.ready.push_front(run);
+        }
         (batch, parts)
     }
 
@@ -194,12 +280,15 @@ impl Writer {
     async fn commit(&mut self, batch: Arc<Vec<Append>>, parts: Vec<Part>) {
         match self.settle(&batch).await {
             Ok(done) => self.committed(&batch, done, parts),
-            Err(StoreError::Fenced) => {
-                tracing::error!("this node has been declared dead: all its runs stop");
+            Err(error @ (StoreError::Fenced | StoreError::Corrupt(_))) => {
+                // A damaged file is not written to, and no run goes on that can't be continued
+                // later: as with the fence, all that this node has ends here.
+                tracing::error!(error = %error, "all runs of this node stop");
                 self.fenced.cancel();
                 for part in parts {
                     self.refuse(part, &Refused::NotOwner);
                 }
+                self.refuse_all();
             }
             Err(error) if batch.len() == 1 => {
                 tracing::error!(error = %error, "an append was refused as data");
@@ -217,58 +306,22 @@ impl Writer {
         }
     }
 
-    /// Asks the store until it has said what became of the batch. After an answer that was lost the
-    /// heads tell: a run that stands at the end of its part is committed, one that stands before it
-    /// is sent again, the same bytes under the same places.
-    async fn settle(&self, batch: &Arc<Vec<Append>>) -> Result<Vec<Appended>, StoreError> {
+    /// Asks the store until it has said what became of the batch. Where an answer was lost, nobody
+    /// knows: the same batch is sent again under its number, and the store commits it once.
+    async fn settle(&mut self, batch: &Arc<Vec<Append>>) -> Result<Vec<Appended>, StoreError> {
         let mut wait = DOUBT_WAIT;
-        let mut in_doubt = false;
+        self.number = self.number.next();
         loop {
-            let asked = if in_doubt {
-                self.resume(batch).await
-            } else {
-                self.store.append(self.node, Arc::clone(batch)).await
-            };
-            match asked {
-                Err(StoreError::Unavailable(reason) | StoreError::Corrupt(reason)) => {
+            match self.store.append(self.node, self.number, Arc::clone(batch)).await {
+                Err(StoreError::Unavailable(reason)) => {
                     tracing::warn!(reason, "the store is away; {} runs wait", batch.len());
                     metrics::counter!("runledger_journal_doubts_total").increment(1);
-                    in_doubt = true;
                     tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(1));
+                    wait = (wait * 2).min(DOUBT_WAIT_MAX);
                 }
-                settled @ (Ok(_) | Err(StoreError::Fenced | StoreError::Data(_))) => {
-                    return settled;
-                }
+                settled => return settled,
             }
         }
-    }
-
-    async fn resume(&self, batch: &Arc<Vec<Append>>) -> Result<Vec<Appended>, StoreError> {
-        let runs = batch.iter().filter_map(|append| append.run).collect();
-        let heads = self.store.heads(self.node, runs).await?;
-        let is_there = |append: &Append| {
-            let head = heads.iter().find(|head| Some(head.run) == append.run);
-            match (head, append.events.last()) {
-                (Some(head), Some(last)) => {
-                    let ends = append.update.as_ref().is_some_and(|u| u.status.is_terminal());
-                    head.last_seq >= last.seq || (ends && !head.is_owned)
-                }
-                (_, _) => false,
-            }
-        };
-        let again: Vec<Append> = batch.iter().filter(|one| !is_there(one)).cloned().collect();
-        let mut sent = if again.is_empty() {
-            Vec::new()
-        } else {
-            self.store.append(self.node, Arc::new(again)).await?
-        }
-        .into_iter();
-        Ok(batch
-            .iter()
-            .map(|append| if is_there(append) { None } else { sent.next() })
-            .map(|sent| sent.unwrap_or(Appended::All))
-            .collect())
     }
 
     /// Advances the hub before the answers: whoever hears an answer may look.
@@ -278,56 +331,73 @@ impl Writer {
             Appended::StartsRefused => append.starts_at.unwrap_or(0),
             Appended::InboxNews | Appended::NotOwner => 0,
         };
-        let advances = batch.iter().zip(&done).filter_map(|(append, appended)| {
-            Some((append.run?, &append.events[..taken(append, *appended)]))
-        });
+        let advances = batch
+            .iter()
+            .zip(&done)
+            .map(|(append, appended)| (append.run, &append.events[..taken(append, *appended)]));
         self.hub.advance(advances);
-        for ((append, appended), mut part) in batch.iter().zip(done).zip(parts) {
-            match appended {
-                Appended::NotOwner => {
-                    self.refuse(part, &Refused::NotOwner);
-                    continue;
-                }
-                Appended::InboxNews => {
-                    if let Some(entry) = part.entry {
-                        // A driver that has gone needs no answer.
-                        let _ = entry.answer.send(Err(Refused::InboxNews));
-                    }
-                    continue;
-                }
-                Appended::All | Appended::StartsRefused => {}
-            }
-            part.events.truncate(taken(append, appended));
-            let Some(open) = self.open.get_mut(&part.run) else { continue };
-            if let Some(last) = part.events.last() {
-                open.head = last.seq;
-            }
-            open.unanswered.append(&mut part.events);
-            if let Some(entry) = part.entry {
-                let events = std::mem::take(&mut open.unanswered);
-                let starts_refused = appended == Appended::StartsRefused;
-                // A driver that has gone needs no answer.
-                let _ = entry.answer.send(Ok(Committed { events, starts_refused }));
-            }
+        for ((append, appended), part) in batch.iter().zip(done).zip(parts) {
+            self.answer(part, appended, taken(append, appended));
         }
     }
 
+    /// Tells a driver what became of its part, of which so many events are committed.
+    fn answer(&mut self, mut part: Part, appended: Appended, taken: usize) {
+        if appended == Appended::NotOwner {
+            self.refuse(part, &Refused::NotOwner);
+            return;
+        }
+        part.events.truncate(taken);
+        let Some(open) = self.open.get_mut(&part.run) else { return };
+        if let Some(last) = part.events.last() {
+            open.head = last.seq;
+        }
+        open.unanswered.append(&mut part.events);
+        if let Some(entry) = part.entry {
+            let answer = if appended == Appended::InboxNews {
+                Err(Refused::InboxNews)
+            } else {
+                let events = std::mem::take(&mut open.unanswered);
+                Ok(Committed { events, starts_refused: appended == Appended::StartsRefused })
+            };
+            // A driver that has gone needs no answer.
+            let _ = entry.answer.send(answer);
+        }
+        self.forget_if_closed(part.run);
+    }
+
     fn refuse(&mut self, part: Part, why: &Refused) {
-        let late = self.open.get_mut(&part.run).and_then(|open| {
-            open.refused = Some(why.clone());
-            open.waiting = Waiting::default();
-            open.entry.take()
-        });
-        for entry in [part.entry, late].into_iter().flatten() {
+        if let Some(entry) = part.entry {
             // A driver that has gone needs no answer.
             let _ = entry.answer.send(Err(why.clone()));
         }
+        self.refuse_run(part.run, why);
+    }
+
+    /// Takes nothing more for any run.
+    fn refuse_all(&mut self) {
+        let open: Vec<RunId> = self.open.keys().copied().collect();
+        for run in open {
+            self.refuse_run(run, &Refused::NotOwner);
+        }
+    }
+
+    /// Takes nothing more for this run.
+    fn refuse_run(&mut self, run: RunId, why: &Refused) {
+        let Some(open) = self.open.get_mut(&run) else { return };
+        open.refused = Some(why.clone());
+        open.waiting = Waiting::default();
+        if let Some(entry) = open.entry.take() {
+            // A driver that has gone needs no answer.
+            let _ = entry.answer.send(Err(why.clone()));
+        }
+        self.forget_if_closed(run);
     }
 }
 
 fn number(run: RunId, open: &mut Open, entry: Option<Entry>) -> (Append, Part) {
-    let mut drafts: Vec<Draft> = open.waiting.drain().collect();
-    let mut append = Append { run: Some(run), ..Append::default() };
+    let mut drafts: Vec<Written> = open.waiting.drain().collect();
+    let mut append = Append::to(run);
     let entry = entry.map(|mut entry| {
         drafts.append(&mut entry.drafts);
         append.inbox_read = entry.effects.inbox_read;
@@ -338,11 +408,8 @@ fn number(run: RunId, open: &mut Open, entry: Option<Entry>) -> (Append, Part) {
         }
         entry
     });
-    append.starts_at = drafts.iter().position(|draft| draft.body.is_start());
-    if let Some(starts) = append.starts_at {
-        assert!(drafts[starts..].iter().all(|draft| draft.body.is_start()), "starts come last");
-    }
-    for draft in &drafts {
+    append.starts_at = drafts.iter().position(|written| written.draft.body.is_start());
+    for Written { draft, .. } in &drafts {
         match &draft.body {
             Body::TurnStarted { .. } if draft.attempt == 1 => {
                 append.turn_started_at_ms = Some(open.last_at_ms);

@@ -79,7 +79,8 @@ impl Store {
         }
     }
 
-    /// Creates runs, each with its keys and first events, in one transaction.
+    /// Creates runs, each with its keys and first events, in one transaction. A create that is sent
+    /// again, because nobody knows whether it was committed, is the same run.
     pub async fn create(&self, batch: Vec<Create>) -> Result<Vec<Created>, StoreError> {
         match self {
             Store::Sqlite(store) => store.create(batch).await,
@@ -88,20 +89,18 @@ impl Store {
 
     /// Appends to runs that this node owns, in one transaction. A run that it doesn't own is refused
     /// alone.
+    ///
+    /// Whoever can't know whether a batch was committed sends it again under its number: where it
+    /// was, nothing is done and the answer is the first one's; where it was not, it is now. A batch
+    /// below the last number is refused as data, so that one that was delayed can't come in late.
     pub async fn append(
         &self,
         node: NodeId,
+        number: BatchNumber,
         batch: Arc<Vec<Append>>,
     ) -> Result<Vec<Appended>, StoreError> {
         match self {
-            Store::Sqlite(store) => store.append(node, batch).await,
-        }
-    }
-
-    /// The last committed place of each of these runs, and whether this node owns it.
-    pub async fn heads(&self, node: NodeId, runs: Vec<RunId>) -> Result<Vec<Head>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.heads(node, runs).await,
+            Store::Sqlite(store) => store.append(node, number, batch).await,
         }
     }
 
@@ -112,10 +111,18 @@ impl Store {
         }
     }
 
-    /// Puts a run that was claimed for its inbox back among those that wait for a slot.
-    pub async fn requeue(&self, node: NodeId, run: RunId) -> Result<(), StoreError> {
+    /// All runs that this node owns: one of them that has no driver was lost between two steps.
+    pub async fn owned(&self, node: NodeId) -> Result<Vec<RunId>, StoreError> {
         match self {
-            Store::Sqlite(store) => store.requeue(node, run).await,
+            Store::Sqlite(store) => store.owned(node).await,
+        }
+    }
+
+    /// Lets go of a run that has not ended and queues it. A run that this node doesn't own is left
+    /// as it is.
+    pub async fn requeue(&self, node: NodeId, run: RunId, why: LetGo) -> Result<(), StoreError> {
+        match self {
+            Store::Sqlite(store) => store.requeue(node, run, why).await,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::run::{RunId, Seq, Status};
 
 /// One start of one process; never used again.
@@ -92,15 +94,27 @@ pub struct StoredEvent {
     pub data: Arc<str>,
 }
 
+/// What a node calls one of its batches of appends. Its numbers only go up: a batch that is sent
+/// again under its number is the same batch, and is committed once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BatchNumber(pub u64);
+
+impl BatchNumber {
+    /// The number after this one; a node's first is 1.
+    pub fn next(self) -> BatchNumber {
+        BatchNumber(self.0 + 1)
+    }
+}
+
 /// What one run appends.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Append {
     /// The run; its owner must be the appending node.
-    pub run: Option<RunId>,
+    pub run: RunId,
     /// The events, densely behind the run's head.
     pub events: Vec<StoredEvent>,
     /// Where the events that start something begin, if any do: they stand last, and are refused once
-    /// a cancel has been accepted.
+    /// a cancel has been accepted. What goes with the others is committed all the same.
     pub starts_at: Option<usize>,
     /// The inbox is read up to here with this append.
     pub inbox_read: Option<i64>,
@@ -114,6 +128,22 @@ pub struct Append {
     pub reset_crashes: bool,
 }
 
+impl Append {
+    /// Nothing yet, for this run.
+    pub fn to(run: RunId) -> Append {
+        Append {
+            run,
+            events: Vec::new(),
+            starts_at: None,
+            inbox_read: None,
+            only_if_inbox_n: None,
+            update: None,
+            turn_started_at_ms: None,
+            reset_crashes: false,
+        }
+    }
+}
+
 /// How a run's row changes with an append.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields are those of the table `runs`")]
@@ -125,7 +155,8 @@ pub struct RunUpdate {
 }
 
 /// What became of an [`Append`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Appended {
     /// All of it is committed.
     All,
@@ -137,17 +168,6 @@ pub enum Appended {
     NotOwner,
 }
 
-/// Where a run's log stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// The run.
-    pub run: RunId,
-    /// Its last committed event.
-    pub last_seq: Seq,
-    /// Whether the asking node owns it.
-    pub is_owned: bool,
-}
-
 /// A run that this node owns from now on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claimed {
@@ -157,6 +177,15 @@ pub struct Claimed {
     pub for_inbox: bool,
     /// Why it was in the queue: `new`, `drain`, `crash`, `inbox`, `timer`.
     pub reason: String,
+}
+
+/// Why a node lets go of a run that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetGo {
+    /// It was claimed for its inbox, which is read; it waits for a slot as it did before.
+    ForSlot,
+    /// Its driver panicked: that counts as a crash.
+    Crashed,
 }
 
 /// What a driver is told of a run at the start.

@@ -15,7 +15,7 @@ use crate::run::{
     Body, CallId, Clock, Draft, Ending, Event, RunId, Seq, Spec, State, Status, Step, decide,
     limits,
 };
-use crate::store::{RunRow, RunUpdate, StoreError};
+use crate::store::{LetGo, RunRow, RunUpdate, StoreError};
 
 /// Why a driver lets go of a run that has not ended.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ pub(super) async fn drive(
 ) -> Left {
     let nudge = Arc::new(Notify::new());
     if !tools.admission.attach(run, Arc::clone(&nudge)) {
-        return Left { run, must_requeue: false };
+        return Left { run, requeue: None };
     }
     let admission = tools.admission.clone();
     let mut driven = drive_attached(&tools, run, &reason, slot.is_some(), &nudge, &drain).await;
@@ -94,19 +94,19 @@ pub(super) async fn drive(
     }
     admission.detach(run);
     drop(slot);
-    let must_requeue = match driven {
-        Ok(()) | Err(Halt::Drain | Halt::NotOwner) => false,
-        Err(Halt::NoSlot) => true,
+    let requeue = match driven {
+        Ok(()) | Err(Halt::Drain | Halt::NotOwner) => None,
+        Err(Halt::NoSlot) => Some(LetGo::ForSlot),
         Err(Halt::Store(error)) => {
             tracing::warn!(run.id = %run, error = %error, "run {run} is let go");
-            true
+            Some(LetGo::ForSlot)
         }
         Err(Halt::Poisoned(why)) => {
             tracing::error!(run.id = %run, why, "the store refuses even the end of run {run}");
-            false
+            None
         }
     };
-    Left { run, must_requeue }
+    Left { run, requeue }
 }
 
 async fn drive_attached(

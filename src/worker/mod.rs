@@ -18,7 +18,7 @@ use crate::admission::{Admission, Slot};
 use crate::journal::{Journal, NewRun};
 use crate::model::Registry;
 use crate::run::{Catalog, RunId};
-use crate::store::{NodeId, Store};
+use crate::store::{LetGo, NodeId, Store};
 use crate::tool::Toolbox;
 
 /// How often the queue is looked at when nobody wakes the pool: the truth behind every wake-up.
@@ -76,7 +76,7 @@ pub struct Pool {
 pub(crate) struct Left {
     run: RunId,
     /// The run is not finished and still this node's: it has to be queued again.
-    must_requeue: bool,
+    requeue: Option<LetGo>,
 }
 
 impl Pool {
@@ -157,15 +157,17 @@ impl Pool {
             }
             Err(error) => {
                 let Some(run) = self.driven.remove(&error.id()) else { return };
+                self.tools.journal.close(run).await;
                 self.tools.admission.detach(run);
                 let panics = self.panics.entry(run).or_insert(0);
                 *panics += 1;
                 tracing::error!(run.id = %run, error = %error, "the driver of run {run} panicked");
-                Left { run, must_requeue: *panics <= PANICS_MAX }
+                let requeue = (*panics <= PANICS_MAX).then_some(LetGo::Crashed);
+                Left { run, requeue }
             }
         };
-        if left.must_requeue
-            && let Err(error) = self.tools.store.requeue(self.tools.node, left.run).await
+        if let Some(why) = left.requeue
+            && let Err(error) = self.tools.store.requeue(self.tools.node, left.run, why).await
         {
             tracing::error!(run.id = %left.run, error = %error, "run {} can't be queued", left.run);
         }

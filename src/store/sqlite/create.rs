@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Sqlite, id_bytes, id_of, unavailable};
+use super::{Sqlite, as_i64, id_bytes, id_of, store_error};
 use crate::run::RunId;
 use crate::store::{Create, Created, NodeId, StoreError};
 
@@ -50,10 +50,15 @@ async fn create_one(
     for key in &create.keys {
         bind_key(connection, create, key.kind.name(), &key.key, run).await?;
     }
-    if holder.is_some() {
-        return Ok(Created::Existing(run));
+    match holder {
+        // Its own: it was committed, and the answer was lost.
+        Some(run) if run == create.id => return Ok(Created::New),
+        Some(run) => return Ok(Created::Existing(run)),
+        None => {}
     }
-    insert_run(connection, create).await?;
+    if !insert_run(connection, create).await? {
+        return Ok(Created::New);
+    }
     for event in &create.events {
         sqlx::query("insert into events (run_id, seq, type, data) values ($1, $2, $3, $4)")
             .bind(id_bytes(create.id))
@@ -62,7 +67,7 @@ async fn create_one(
             .bind(event.data.to_string())
             .execute(&mut *connection)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
     }
     if create.owner.is_none() {
         sqlx::query(
@@ -74,7 +79,7 @@ async fn create_one(
         .bind(create.created_at_ms)
         .execute(&mut *connection)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
     }
     Ok(Created::New)
 }
@@ -85,7 +90,7 @@ async fn is_alive(connection: &mut SqliteConnection, node: NodeId) -> Result<boo
             .bind(node.0)
             .fetch_optional(connection)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
     Ok(alive.is_some())
 }
 
@@ -103,7 +108,7 @@ async fn key_holder(
     .bind(key.to_owned())
     .fetch_optional(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     row.map(|(run, digest)| Ok((id_of(&run)?, digest))).transpose()
 }
 
@@ -125,15 +130,20 @@ async fn bind_key(
     .bind(&create.digest)
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }
 
-async fn insert_run(connection: &mut SqliteConnection, create: &Create) -> Result<(), StoreError> {
-    sqlx::query(
+/// False where the run is there already: its create was sent again.
+async fn insert_run(
+    connection: &mut SqliteConnection,
+    create: &Create,
+) -> Result<bool, StoreError> {
+    let inserted = sqlx::query(
         "insert into runs (id, public_id, tenant, status, node_id, last_seq, agent, model,
                            created_by, created_at, input_preview, metadata, spec)
-         values ($1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         values ($1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8, $9, $10, $11, $12)
+         on conflict (id) do nothing",
     )
     .bind(id_bytes(create.id))
     .bind(&create.public_id)
@@ -149,10 +159,6 @@ async fn insert_run(connection: &mut SqliteConnection, create: &Create) -> Resul
     .bind(&create.spec)
     .execute(connection)
     .await
-    .map_err(unavailable)?;
-    Ok(())
-}
-
-fn as_i64(number: u64) -> i64 {
-    i64::try_from(number).expect("a log has far fewer events than that")
+    .map_err(store_error)?;
+    Ok(inserted.rows_affected() > 0)
 }

@@ -7,9 +7,9 @@ use futures_util::FutureExt;
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Sqlite, id_of, unavailable};
+use super::{Sqlite, as_i64, id_of, store_error};
 use crate::run::{RunId, Seq};
-use crate::store::{Append, Appended, Head, NodeId, StoreError};
+use crate::store::{Append, Appended, BatchNumber, NodeId, StoreError};
 
 /// What the store knows of a run before it appends.
 struct Row {
@@ -22,42 +22,34 @@ impl Sqlite {
     pub(in crate::store) async fn append(
         &self,
         node: NodeId,
+        number: BatchNumber,
         batch: Arc<Vec<Append>>,
     ) -> Result<Vec<Appended>, StoreError> {
+        #[cfg(test)]
+        let faults = self.faults.clone();
         self.write(move |connection| {
             async move {
-                fence(connection, node).await?;
-                let ids: Vec<RunId> = batch.iter().filter_map(|append| append.run).collect();
+                let (last, answers) = last_batch(connection, node).await?;
+                let is_again = number == last;
+                #[cfg(test)]
+                let is_again = is_again && !faults.are_batches_forgotten();
+                if is_again {
+                    return recall(&answers, batch.len());
+                }
+                if number < last {
+                    let late = format!("batch {} came after batch {}", number.0, last.0);
+                    return Err(StoreError::Data(late));
+                }
+                let ids: Vec<RunId> = batch.iter().map(|append| append.run).collect();
                 let rows = owned(connection, node, &ids).await?;
                 let judged: Vec<(Appended, usize)> =
                     batch.iter().map(|append| judge(append, &rows)).collect::<Result<_, _>>()?;
                 insert_events(connection, &batch, &judged).await?;
                 update_runs(connection, node, &batch, &judged).await?;
                 release_ended(connection, &batch, &judged).await?;
-                Ok(judged.into_iter().map(|(appended, _)| appended).collect())
-            }
-            .boxed()
-        })
-        .await
-    }
-
-    pub(in crate::store) async fn heads(
-        &self,
-        node: NodeId,
-        runs: Vec<RunId>,
-    ) -> Result<Vec<Head>, StoreError> {
-        self.write(move |connection| {
-            async move {
-                fence(connection, node).await?;
-                let rows = owned(connection, node, &runs).await?;
-                Ok(runs
-                    .iter()
-                    .map(|run| Head {
-                        run: *run,
-                        last_seq: rows.get(run).map_or(Seq(0), |row| row.last_seq),
-                        is_owned: rows.contains_key(run),
-                    })
-                    .collect())
+                let answers: Vec<Appended> = judged.iter().map(|(answer, _)| *answer).collect();
+                remember(connection, node, number, &answers).await?;
+                Ok(answers)
             }
             .boxed()
         })
@@ -66,14 +58,61 @@ impl Sqlite {
 }
 
 /// Nothing is written by a node whose row is dead.
-async fn fence(connection: &mut SqliteConnection, node: NodeId) -> Result<(), StoreError> {
-    let alive: Option<(i64,)> =
-        sqlx::query_as("select 1 from nodes where node_id = $1 and dead_at is null")
-            .bind(node.0)
-            .fetch_optional(connection)
-            .await
-            .map_err(unavailable)?;
-    alive.map(|_| ()).ok_or(StoreError::Fenced)
+pub(super) async fn fence(
+    connection: &mut SqliteConnection,
+    node: NodeId,
+) -> Result<(), StoreError> {
+    last_batch(connection, node).await.map(|_alive| ())
+}
+
+/// The fence, and the last batch that the node committed with its answers.
+async fn last_batch(
+    connection: &mut SqliteConnection,
+    node: NodeId,
+) -> Result<(BatchNumber, String), StoreError> {
+    let alive: Option<(i64, String)> = sqlx::query_as(
+        "select last_batch, last_answers from nodes where node_id = $1 and dead_at is null",
+    )
+    .bind(node.0)
+    .fetch_optional(connection)
+    .await
+    .map_err(store_error)?;
+    let (number, answers) = alive.ok_or(StoreError::Fenced)?;
+    Ok((BatchNumber(number.unsigned_abs()), answers))
+}
+
+/// The answers of a batch of this size, as they were the first time.
+fn recall(exceptions: &str, size: usize) -> Result<Vec<Appended>, StoreError> {
+    let exceptions: Vec<(usize, Appended)> = serde_json::from_str(exceptions)
+        .map_err(|error| StoreError::Corrupt(format!("a batch's answers: {error}")))?;
+    let mut answers = vec![Appended::All; size];
+    for (place, answer) in exceptions {
+        let told = answers.get_mut(place);
+        *told.ok_or_else(|| StoreError::Data("two batches have one number".to_owned()))? = answer;
+    }
+    Ok(answers)
+}
+
+async fn remember(
+    connection: &mut SqliteConnection,
+    node: NodeId,
+    number: BatchNumber,
+    answers: &[Appended],
+) -> Result<(), StoreError> {
+    let exceptions: Vec<(usize, Appended)> = answers
+        .iter()
+        .copied()
+        .enumerate()
+        .filter(|(_, answer)| *answer != Appended::All)
+        .collect();
+    sqlx::query("update nodes set last_batch = $2, last_answers = $3 where node_id = $1")
+        .bind(node.0)
+        .bind(as_i64(number.0))
+        .bind(json!(exceptions).to_string())
+        .execute(connection)
+        .await
+        .map_err(store_error)?;
+    Ok(())
 }
 
 async fn owned(
@@ -91,7 +130,7 @@ async fn owned(
     .bind(node.0)
     .fetch_all(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     rows.into_iter()
         .map(|(id, last_seq, inbox_n, is_cancelled)| {
             let last_seq = Seq(last_seq.unsigned_abs());
@@ -102,7 +141,7 @@ async fn owned(
 
 /// What becomes of an append, and how many of its events are committed.
 fn judge(append: &Append, rows: &HashMap<RunId, Row>) -> Result<(Appended, usize), StoreError> {
-    let Some(row) = append.run.and_then(|run| rows.get(&run)) else {
+    let Some(row) = rows.get(&append.run) else {
         return Ok((Appended::NotOwner, 0));
     };
     if append.only_if_inbox_n.is_some_and(|read| row.inbox_n != read) {
@@ -132,10 +171,11 @@ async fn insert_events(
     let rows: Vec<(String, u64, u8, &str)> = batch
         .iter()
         .zip(judged)
-        .filter_map(|(append, (_, taken))| Some((append.run?, &append.events[..*taken])))
-        .flat_map(|(run, events)| {
-            let id = run.0.simple().to_string();
-            events.iter().map(move |event| (id.clone(), event.seq.0, event.kind, &*event.data))
+        .flat_map(|(append, (_, taken))| {
+            let id = append.run.0.simple().to_string();
+            append.events[..*taken]
+                .iter()
+                .map(move |event| (id.clone(), event.seq.0, event.kind, &*event.data))
         })
         .collect();
     if rows.is_empty() {
@@ -148,7 +188,7 @@ async fn insert_events(
     .bind(serde_json::to_string(&rows).map_err(|error| StoreError::Data(error.to_string()))?)
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }
 
@@ -162,15 +202,14 @@ async fn update_runs(
         .iter()
         .zip(judged)
         .filter(|(_, (appended, _))| matches!(appended, Appended::All | Appended::StartsRefused))
-        .filter_map(|(append, (appended, taken))| {
-            let whole = *appended == Appended::All;
-            let update = append.update.as_ref().filter(|_| whole);
-            Some(json!({
-                "id": append.run?.0.simple().to_string(),
+        .map(|(append, (appended, taken))| {
+            let update = append.update.as_ref();
+            json!({
+                "id": append.run.0.simple().to_string(),
                 "last_seq": append.events[..*taken].last().map(|event| event.seq.0),
                 "inbox_read": append.inbox_read,
                 "reset": append.reset_crashes,
-                "turn_at": append.turn_started_at_ms.filter(|_| whole),
+                "turn_at": append.turn_started_at_ms.filter(|_| *appended == Appended::All),
                 "status": update.map(|update| update.status.name()),
                 "stop_reason": update.and_then(|update| update.stop_reason.as_ref()),
                 "preview": update.and_then(|update| update.output_preview.as_ref()),
@@ -178,7 +217,7 @@ async fn update_runs(
                     .map(|update| update.at_ms),
                 "finished": update.filter(|update| update.status.is_terminal())
                     .map(|update| update.at_ms),
-            }))
+            })
         })
         .collect();
     if rows.is_empty() {
@@ -194,7 +233,7 @@ async fn update_runs(
                 status = coalesce(value ->> 'status', status),
                 stop_reason = coalesce(value ->> 'stop_reason', stop_reason),
                 output_preview = coalesce(value ->> 'preview', output_preview),
-                started_at = coalesce(started_at, value ->> 'started', value ->> 'finished'),
+                started_at = coalesce(started_at, value ->> 'started'),
                 finished_at = coalesce(finished_at, value ->> 'finished'),
                 node_id = iif(value ->> 'finished' is null, node_id, null)
            from json_each($1)
@@ -204,7 +243,7 @@ async fn update_runs(
     .bind(node.0)
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }
 
@@ -221,7 +260,7 @@ async fn release_ended(
             *appended == Appended::All
                 && append.update.as_ref().is_some_and(|update| update.status.is_terminal())
         })
-        .filter_map(|(append, _)| Some(append.run?.0.simple().to_string()))
+        .map(|(append, _)| append.run.0.simple().to_string())
         .collect();
     if ended.is_empty() {
         return Ok(());
@@ -230,6 +269,6 @@ async fn release_ended(
         .bind(json!(ended).to_string())
         .execute(connection)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
     Ok(())
 }

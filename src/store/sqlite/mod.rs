@@ -5,92 +5,112 @@
 //! it half-way.
 
 mod create;
+#[cfg(test)]
+pub(crate) mod faults;
+mod folder;
 mod journal;
 mod ownership;
 mod read;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use futures_util::future::BoxFuture;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Connection, SqlSafeStr};
 use tokio::sync::Mutex;
 
 use super::StoreError;
 use crate::run::RunId;
+use writer::Writer;
 
 /// How many connections read. Reads are short; more would only wait for the two cores of a small
 /// machine.
 const READERS: u32 = 4;
 
-/// How long a connection waits for SQLite's own lock, which only checkpoints take here.
+/// How long a connection waits for SQLite's own locks, which only checkpoints take here.
 const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// From what size on the write-ahead log is cut with a short wait for readers. SQLite's own
+/// checkpoints never wait, so under readers without a pause they never begin the log anew.
+const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// The embedded store.
 #[derive(Clone, Debug)]
 pub struct Sqlite {
     path: PathBuf,
-    writer: Arc<Mutex<SqliteConnection>>,
+    writer: Arc<Mutex<Writer>>,
     readers: SqlitePool,
-    /// SQLite lets two processes in; this lock doesn't. Held as long as the store is.
-    _lock: Arc<File>,
+    /// SQLite lets two processes in; this lock doesn't. Held until the store is closed.
+    lock: Arc<File>,
+    #[cfg(test)]
+    faults: faults::Faults,
 }
 
 impl Sqlite {
     /// Opens the store in `folder`, makes it where there is none, and brings its schema up to date.
     pub(super) async fn open(folder: &Path) -> anyhow::Result<Sqlite> {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("can't make the data folder {}", folder.display()))?;
-        let lock_path = folder.join("runledger.lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .with_context(|| format!("can't open {}", lock_path.display()))?;
-        if lock.try_lock().is_err() {
-            bail!(
-                "another process has the data folder {}; SQLite is for one node, so stop that one \
-                 or choose another --data-dir",
-                folder.display()
-            );
-        }
+        Sqlite::open_with(folder, WAL_BYTES_MAX).await
+    }
+
+    async fn open_with(folder: &Path, wal_bytes_max: u64) -> anyhow::Result<Sqlite> {
+        folder::make(folder)?;
+        let lock = folder::lock(folder)?;
         let path = folder.join("runledger.db");
+        folder::make_private(&path)?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY)
             .statement_cache_capacity(64);
-        let mut writer =
-            options.connect().await.with_context(|| format!("can't open {}", path.display()))?;
-        migrations().run(&mut writer).await.context("can't bring the schema up to date")?;
+        let mut writer = Writer::new(options.clone(), folder::wal(&path), wal_bytes_max);
+        writer.prepare(&path).await?;
+        folder::sync(folder)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .test_before_acquire(false)
-            .connect_with(options.read_only(true).create_if_missing(false))
+            .connect_with(options.read_only(true))
             .await
             .with_context(|| format!("can't read {}", path.display()))?;
-        Ok(Sqlite { path, writer: Arc::new(Mutex::new(writer)), readers, _lock: Arc::new(lock) })
+        #[cfg(test)]
+        let faults = writer.faults.clone();
+        Ok(Sqlite {
+            path,
+            writer: Arc::new(Mutex::new(writer)),
+            readers,
+            lock: Arc::new(lock),
+            #[cfg(test)]
+            faults,
+        })
     }
 
     pub(super) fn describe(&self) -> String {
         format!("SQLite, {} (one node)", self.path.display())
     }
 
+    /// What goes wrong in this store, for the tests of those who must live with it.
+    #[cfg(test)]
+    pub(crate) fn faults(&self) -> &faults::Faults {
+        &self.faults
+    }
+
     pub(super) async fn close(&self) {
+        // The readers first: the last connection empties the write-ahead log into the file, and only
+        // one that writes can.
         self.readers.close().await;
-        // Waits for the transaction under way; SQLite needs no farewell.
-        drop(self.writer.lock().await);
+        self.writer.lock().await.close().await;
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(error = %error, "the data folder stays locked until the process ends");
+        }
     }
 
     /// Runs one write transaction to its end, whatever becomes of the caller.
@@ -102,41 +122,37 @@ impl Sqlite {
             + 'static,
     {
         let writer = Arc::clone(&self.writer);
-        let task = tokio::spawn(async move {
-            let mut connection = writer.lock().await;
-            let mut transaction =
-                connection.begin_with("begin immediate").await.map_err(unavailable)?;
-            let done = work(&mut transaction).await?;
-            transaction.commit().await.map_err(unavailable)?;
-            Ok(done)
-        });
-        match task.await {
+        match tokio::spawn(async move { writer.lock().await.transact(work).await }).await {
             Ok(done) => done,
+            // It is rolled back, and would panic again: whoever's data it was is refused alone.
+            Err(stopped) if stopped.is_panic() => Err(StoreError::Data(stopped.to_string())),
             Err(stopped) => Err(StoreError::Unavailable(stopped.to_string())),
         }
     }
 }
 
-fn migrations() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "runs".into(),
-        MigrationType::Simple,
-        include_str!("../../../migrations/sqlite/0001_runs.sql").into_sql_str(),
-        false,
-    )])
-}
-
-fn unavailable(error: sqlx::Error) -> StoreError {
+/// What an error of a statement means for the caller, by SQLite's primary result code
+/// (<https://sqlite.org/rescode.html>).
+fn store_error(error: sqlx::Error) -> StoreError {
+    let text = error.to_string();
     match &error {
-        sqlx::Error::Database(inner)
-            if inner.is_unique_violation()
-                || inner.is_check_violation()
-                || inner.is_foreign_key_violation() =>
-        {
-            StoreError::Data(inner.to_string())
+        sqlx::Error::Database(inner) => {
+            let code = inner.code().and_then(|code| code.parse::<u32>().ok());
+            match code.map(|extended| extended & 0xff) {
+                // ERROR (of the statement, as malformed JSON is), TOOBIG, CONSTRAINT, MISMATCH, RANGE:
+                // it is refused however often it is sent.
+                Some(1 | 18 | 19 | 20 | 25) => StoreError::Data(text),
+                // CORRUPT, NOTADB.
+                Some(11 | 26) => StoreError::Corrupt(text),
+                // BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN and the like: it may pass.
+                Some(_) | None => StoreError::Unavailable(text),
+            }
         }
-        _other => StoreError::Unavailable(error.to_string()),
+        sqlx::Error::Encode(_) => StoreError::Data(text),
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::RowNotFound => {
+            StoreError::Corrupt(text)
+        }
+        _of_the_connection => StoreError::Unavailable(text),
     }
 }
 
@@ -148,6 +164,10 @@ fn id_of(bytes: &[u8]) -> Result<RunId, StoreError> {
     uuid::Uuid::from_slice(bytes)
         .map(RunId)
         .map_err(|error| StoreError::Corrupt(format!("a run's id: {error}")))
+}
+
+fn as_i64(number: u64) -> i64 {
+    i64::try_from(number).expect("nothing is counted that far")
 }
 
 fn now_ms() -> i64 {

@@ -3,9 +3,10 @@
 use futures_util::FutureExt;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Sqlite, id_bytes, id_of, now_ms, unavailable};
+use super::journal::fence;
+use super::{Sqlite, id_bytes, id_of, now_ms, store_error};
 use crate::run::RunId;
-use crate::store::{Claimed, InboxNote, InboxRow, Left, NodeId, Rescued, StoreError};
+use crate::store::{Claimed, InboxNote, InboxRow, Left, LetGo, NodeId, Rescued, StoreError};
 
 /// How many runs with inbox news are claimed at once, beyond the free slots: reading an inbox is
 /// short work.
@@ -28,7 +29,7 @@ impl Sqlite {
                     sqlx::query_as("select count(*) from queue where reason = 'drain'")
                         .fetch_one(&mut *connection)
                         .await
-                        .map_err(unavailable)?;
+                        .map_err(store_error)?;
                 let (node,): (i64,) = sqlx::query_as(
                     "insert into nodes (name, started_at) values ($1, $2) returning node_id",
                 )
@@ -36,7 +37,7 @@ impl Sqlite {
                 .bind(now_ms())
                 .fetch_one(&mut *connection)
                 .await
-                .map_err(unavailable)?;
+                .map_err(store_error)?;
                 let handed_over = handed_over.unsigned_abs();
                 Ok((NodeId(node), Rescued { crashed, handed_over }))
             }
@@ -48,7 +49,7 @@ impl Sqlite {
     pub(in crate::store) async fn hand_over(&self, node: NodeId) -> Result<u64, StoreError> {
         self.write(move |connection| {
             async move {
-                let queued = release(connection, node, "drain").await?;
+                let queued = release(connection, Some(node), "drain").await?;
                 mark_dead(connection, Some(node)).await?;
                 Ok(queued)
             }
@@ -64,24 +65,11 @@ impl Sqlite {
     ) -> Result<Vec<Claimed>, StoreError> {
         self.write(move |connection| {
             async move {
-                let mut due = due(connection, "drive", i64::from(slots)).await?;
-                due.extend(self::due(connection, "inbox", INBOX_CLAIMS).await?);
-                let (mut suspects,): (i64,) = sqlx::query_as(
-                    "select count(*) from runs where node_id = $1 and crashes >= $2",
-                )
-                .bind(node.0)
-                .bind(SUSPECT_CRASHES)
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(unavailable)?;
-                let mut claimed = Vec::with_capacity(due.len());
-                for row in due {
-                    if row.crashes >= SUSPECT_CRASHES && suspects > 0 {
-                        continue;
-                    }
-                    suspects += i64::from(row.crashes >= SUSPECT_CRASHES);
-                    take(connection, node, &row.claimed).await?;
-                    claimed.push(row.claimed);
+                fence(connection, node).await?;
+                let mut claimed = Vec::new();
+                for (kind, limit) in [("inbox", INBOX_CLAIMS), ("drive", i64::from(slots))] {
+                    let due = due(connection, node, kind, limit).await?;
+                    claimed.extend(take(connection, node, due).await?);
                 }
                 Ok(claimed)
             }
@@ -90,31 +78,25 @@ impl Sqlite {
         .await
     }
 
+    pub(in crate::store) async fn owned(&self, node: NodeId) -> Result<Vec<RunId>, StoreError> {
+        let rows: Vec<(Vec<u8>,)> = sqlx::query_as("select id from runs where node_id = $1")
+            .bind(node.0)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(store_error)?;
+        rows.iter().map(|(id,)| id_of(id)).collect()
+    }
+
     pub(in crate::store) async fn requeue(
         &self,
         node: NodeId,
         run: RunId,
+        why: LetGo,
     ) -> Result<(), StoreError> {
         self.write(move |connection| {
             async move {
-                let freed = sqlx::query(
-                    "insert into queue (run_id, kind, reason, tenant, priority, run_at)
-                     select id, iif(inbox_n > inbox_read, 'inbox', 'drive'),
-                            iif(status = 'QUEUED', 'new', 'inbox'), tenant, 0, created_at
-                       from runs where id = $1 and node_id = $2
-                     on conflict do nothing",
-                )
-                .bind(id_bytes(run))
-                .bind(node.0)
-                .execute(&mut *connection)
-                .await
-                .map_err(unavailable)?;
-                if freed.rows_affected() > 0 {
-                    sqlx::query("update runs set node_id = null where id = $1")
-                        .bind(id_bytes(run))
-                        .execute(&mut *connection)
-                        .await
-                        .map_err(unavailable)?;
+                if let_go(connection, node, run, why).await? {
+                    queue_again(connection, run).await?;
                 }
                 Ok(())
             }
@@ -146,60 +128,106 @@ impl Sqlite {
         .bind(id_bytes(run))
         .fetch_all(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         Ok(rows.into_iter().map(|(n, kind, body)| InboxRow { n, kind, body }).collect())
     }
 }
 
 /// Queues what dead nodes own. Under the file lock every other node is dead. Runs that were never
-/// started cannot have killed anybody.
+/// started cannot have killed anybody. Where a suspect was owned, it did it, and nobody else.
 async fn rescue(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
     sqlx::query(
         "update runs set crashes = crashes + 1
-          where node_id is not null and status = 'RUNNING'
+          where node_id is not null
             and (crashes >= $1
-                 or not exists (select 1 from runs r where r.node_id is not null
-                                                       and r.crashes >= $1))",
+                 or (status = 'RUNNING'
+                     and not exists (select 1 from runs suspect
+                                      where suspect.node_id is not null
+                                        and suspect.crashes >= $1)))",
     )
     .bind(SUSPECT_CRASHES)
     .execute(&mut *connection)
     .await
-    .map_err(unavailable)?;
-    let (nodes,): (i64,) = sqlx::query_as("select coalesce(max(node_id), 0) from nodes")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(unavailable)?;
-    let mut queued = 0;
-    for node in 1..=nodes {
-        queued += release(connection, NodeId(node), "crash").await?;
-    }
+    .map_err(store_error)?;
+    let queued = release(connection, None, "crash").await?;
     mark_dead(connection, None).await?;
     Ok(queued)
 }
 
+/// Queues all runs of a node, or of all nodes.
 async fn release(
     connection: &mut SqliteConnection,
-    node: NodeId,
+    node: Option<NodeId>,
     reason: &str,
 ) -> Result<u64, StoreError> {
     let queued = sqlx::query(
         "insert into queue (run_id, kind, reason, tenant, priority, run_at)
          select id, iif(inbox_n > inbox_read, 'inbox', 'drive'),
                 iif(status = 'QUEUED', 'new', $2), tenant, 0, created_at
-           from runs where node_id = $1
-         on conflict do nothing",
+           from runs
+          where node_id is not null and ($1 is null or node_id = $1)
+         on conflict (run_id) do update set kind = excluded.kind, reason = excluded.reason,
+                                            run_at = min(run_at, excluded.run_at)",
     )
-    .bind(node.0)
+    .bind(node.map(|node| node.0))
     .bind(reason.to_owned())
     .execute(&mut *connection)
     .await
-    .map_err(unavailable)?;
-    sqlx::query("update runs set node_id = null where node_id = $1")
-        .bind(node.0)
-        .execute(connection)
-        .await
-        .map_err(unavailable)?;
+    .map_err(store_error)?;
+    sqlx::query(
+        "update runs set node_id = null
+          where node_id is not null and ($1 is null or node_id = $1)",
+    )
+    .bind(node.map(|node| node.0))
+    .execute(connection)
+    .await
+    .map_err(store_error)?;
     Ok(queued.rows_affected())
+}
+
+/// Lets go of a run; false where it isn't this node's.
+async fn let_go(
+    connection: &mut SqliteConnection,
+    node: NodeId,
+    run: RunId,
+    why: LetGo,
+) -> Result<bool, StoreError> {
+    let let_go = sqlx::query(
+        "update runs
+            set node_id = null,
+                crashes = crashes + iif($3, 1, 0),
+                reason = iif($3, 'crash', reason)
+          where id = $1 and node_id = $2",
+    )
+    .bind(id_bytes(run))
+    .bind(node.0)
+    .bind(match why {
+        LetGo::ForSlot => false,
+        LetGo::Crashed => true,
+    })
+    .execute(connection)
+    .await
+    .map_err(store_error)?;
+    Ok(let_go.rows_affected() > 0)
+}
+
+/// Queues a run that was let go, at the place that it had, for the reason for which it waited; one
+/// that has been started since is no new one any more.
+async fn queue_again(connection: &mut SqliteConnection, run: RunId) -> Result<(), StoreError> {
+    sqlx::query(
+        "insert into queue (run_id, kind, reason, tenant, priority, run_at)
+         select id, iif(inbox_n > inbox_read, 'inbox', 'drive'),
+                case when coalesce(reason, 'new') <> 'new' then reason
+                     when status = 'QUEUED' then 'new'
+                     else 'inbox' end,
+                tenant, 0, created_at
+           from runs where id = $1",
+    )
+    .bind(id_bytes(run))
+    .execute(connection)
+    .await
+    .map_err(store_error)?;
+    Ok(())
 }
 
 async fn mark_dead(
@@ -214,57 +242,87 @@ async fn mark_dead(
     .bind(node.map(|node| node.0))
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }
 
-struct Due {
-    claimed: Claimed,
-    crashes: i64,
-}
-
+/// Due rows of one kind, in order. Of the suspects only the first, and none where the node has one:
+/// those behind them pass.
 async fn due(
     connection: &mut SqliteConnection,
+    node: NodeId,
     kind: &str,
     limit: i64,
-) -> Result<Vec<Due>, StoreError> {
-    let rows: Vec<(Vec<u8>, String, i64)> = sqlx::query_as(
-        "select queue.run_id, queue.reason, runs.crashes
+) -> Result<Vec<Claimed>, StoreError> {
+    let rows: Vec<(Vec<u8>, String)> = sqlx::query_as(
+        "with suspect (run_id) as (
+             select queue.run_id
+               from queue join runs on runs.id = queue.run_id
+              where queue.kind = $1 and queue.run_at <= $2 and runs.crashes >= $3
+                and not exists (select 1 from runs owned
+                                 where owned.node_id = $4 and owned.crashes >= $3)
+              order by queue.priority, queue.run_at, queue.run_id
+              limit 1)
+         select queue.run_id, queue.reason
            from queue join runs on runs.id = queue.run_id
           where queue.kind = $1 and queue.run_at <= $2
+            and (runs.crashes < $3 or queue.run_id in (select run_id from suspect))
           order by queue.priority, queue.run_at, queue.run_id
-          limit $3",
+          limit $5",
     )
     .bind(kind.to_owned())
     .bind(now_ms())
+    .bind(SUSPECT_CRASHES)
+    .bind(node.0)
     .bind(limit)
     .fetch_all(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     rows.into_iter()
-        .map(|(run, reason, crashes)| {
-            let claimed = Claimed { run: id_of(&run)?, for_inbox: kind == "inbox", reason };
-            Ok(Due { claimed, crashes })
-        })
+        .map(|(run, reason)| Ok(Claimed { run: id_of(&run)?, for_inbox: kind == "inbox", reason }))
         .collect()
 }
 
+/// Makes the node the owner of due runs; gives those that have none.
 async fn take(
     connection: &mut SqliteConnection,
     node: NodeId,
+    due: Vec<Claimed>,
+) -> Result<Vec<Claimed>, StoreError> {
+    let mut taken = Vec::with_capacity(due.len());
+    for claimed in due {
+        unqueue(connection, claimed.run).await?;
+        if own(connection, node, &claimed).await? {
+            taken.push(claimed);
+        } else {
+            tracing::error!(run.id = %claimed.run, "run {} waited for an owner and has one", claimed.run);
+        }
+    }
+    Ok(taken)
+}
+
+async fn own(
+    connection: &mut SqliteConnection,
+    node: NodeId,
     claimed: &Claimed,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
+    let owned =
+        sqlx::query("update runs set node_id = $2, reason = $3 where id = $1 and node_id is null")
+            .bind(id_bytes(claimed.run))
+            .bind(node.0)
+            .bind(&claimed.reason)
+            .execute(connection)
+            .await
+            .map_err(store_error)?;
+    Ok(owned.rows_affected() > 0)
+}
+
+async fn unqueue(connection: &mut SqliteConnection, run: RunId) -> Result<(), StoreError> {
     sqlx::query("delete from queue where run_id = $1")
-        .bind(id_bytes(claimed.run))
-        .execute(&mut *connection)
-        .await
-        .map_err(unavailable)?;
-    sqlx::query("update runs set node_id = $2 where id = $1")
-        .bind(id_bytes(claimed.run))
-        .bind(node.0)
+        .bind(id_bytes(run))
         .execute(connection)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
     Ok(())
 }
 
@@ -281,7 +339,7 @@ async fn leave_one(
     .bind(tenant.to_owned())
     .fetch_optional(&mut *connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     let owner = match row {
         None => return Ok(Left::NoRun),
         Some((_, true)) => return Ok(Left::Ended),
@@ -290,7 +348,7 @@ async fn leave_one(
     let added = sqlx::query(
         "insert into inbox (run_id, n, dedupe_key, kind, body, at)
          select id, inbox_n + 1, $2, $3, $4, $5 from runs where id = $1
-         on conflict do nothing",
+         on conflict (run_id, dedupe_key) do nothing",
     )
     .bind(id_bytes(run))
     .bind(&note.dedupe_key)
@@ -299,7 +357,7 @@ async fn leave_one(
     .bind(now_ms())
     .execute(&mut *connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     if added.rows_affected() > 0 {
         sqlx::query(
             "update runs
@@ -312,7 +370,7 @@ async fn leave_one(
         .bind(now_ms())
         .execute(&mut *connection)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         if owner.is_none() {
             queue_for_inbox(connection, run).await?;
         }
@@ -331,6 +389,6 @@ async fn queue_for_inbox(connection: &mut SqliteConnection, run: RunId) -> Resul
     .bind(now_ms())
     .execute(connection)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     Ok(())
 }

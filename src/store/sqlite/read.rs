@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
 use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Sqlite, id_bytes, id_of, unavailable};
+use super::{Sqlite, id_bytes, id_of, store_error};
 use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq, Status};
 use crate::store::{Counts, KeyKind, RunRow, StoreError, StoredEvent, TypeFilter};
@@ -35,7 +37,7 @@ impl Sqlite {
             .bind(name.to_owned())
             .fetch_optional(&self.readers)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
             match row {
                 Some((id,)) => id,
                 None => return Ok(None),
@@ -56,7 +58,7 @@ impl Sqlite {
             .bind(tenant)
             .fetch_optional(&self.readers)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
         row.map(|row| run_row(&row)).transpose()
     }
 
@@ -66,27 +68,15 @@ impl Sqlite {
         after: Seq,
         limit: u32,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        let rows: Vec<(i64, i64, String)> = sqlx::query_as(
+        let rows = sqlx::query_as(
             "select seq, type, data from events where run_id = $1 and seq > $2
               order by seq limit $3",
         )
         .bind(id_bytes(run))
         .bind(i64::try_from(after.0).unwrap_or(i64::MAX))
         .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(unavailable)?;
-        let mut bytes = 0;
-        let page = rows
-            .into_iter()
-            .take_while(|(_, _, data)| {
-                let fits = bytes < PAGE_BYTES;
-                bytes += data.len();
-                fits
-            })
-            .map(stored)
-            .collect();
-        Ok(page)
+        .fetch(&self.readers);
+        page(rows).await
     }
 
     pub(in crate::store) async fn events_before(
@@ -101,7 +91,7 @@ impl Sqlite {
             TypeFilter::Only(kinds) => (true, kinds.clone()),
             TypeFilter::Without(kinds) => (false, kinds.clone()),
         };
-        let rows: Vec<(i64, i64, String)> = sqlx::query_as(
+        let rows = sqlx::query_as(
             "select seq, type, data from events
               where run_id = $1 and seq < $2
                 and (type in (select value from json_each($3))) = $4
@@ -112,19 +102,8 @@ impl Sqlite {
         .bind(json!(kinds).to_string())
         .bind(only)
         .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(unavailable)?;
-        let mut bytes = 0;
-        let mut page: Vec<StoredEvent> = rows
-            .into_iter()
-            .take_while(|(_, _, data)| {
-                let fits = bytes < PAGE_BYTES;
-                bytes += data.len();
-                fits
-            })
-            .map(stored)
-            .collect();
+        .fetch(&self.readers);
+        let mut page = page(rows).await?;
         page.reverse();
         Ok(page)
     }
@@ -133,19 +112,34 @@ impl Sqlite {
         &self,
         run: RunId,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        // 2 is turn.started; 3 and 4 are the deltas, whose whole text turn.completed repeats.
+        // 2 is turn.started, 6 turn.completed, 7 turn.aborted; 3 and 4 are the deltas. An attempt
+        // needs them while it is open, and where its cut text stands. The last delta of all tells how
+        // far the output items were numbered, void ones included.
         let rows: Vec<(i64, i64, String)> = sqlx::query_as(
-            "select seq, type, data from events
+            "with attempt (seq) as (
+                 select seq from events where run_id = $1 and type = 2 order by seq desc limit 1),
+             needed (seq) as (
+                 select seq from attempt
+                  where not exists (
+                      select 1 from events ended
+                       where ended.run_id = $1 and ended.seq > attempt.seq
+                         and (ended.type = 6
+                              or ended.type = 7
+                                 and ended.data ->> 'reason' not in ('limit', 'cancelled')))),
+             last_delta (seq) as (
+                 select seq from events
+                  where run_id = $1 and type in (3, 4) order by seq desc limit 1)
+             select seq, type, data from events
               where run_id = $1
                 and (type not in (3, 4)
-                     or seq > (select coalesce(max(seq), 0) from events
-                                where run_id = $1 and type = 2))
+                     or seq > (select seq from needed)
+                     or seq = (select seq from last_delta))
               order by seq",
         )
         .bind(id_bytes(run))
         .fetch_all(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         Ok(rows.into_iter().map(stored).collect())
     }
 
@@ -162,7 +156,7 @@ impl Sqlite {
         .bind(id_bytes(run))
         .fetch_optional(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         Ok(row.map(|(place,)| place.unsigned_abs()))
     }
 
@@ -173,9 +167,24 @@ impl Sqlite {
         )
         .fetch_one(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         Ok(Counts { queued: queued.unsigned_abs(), owned: owned.unsigned_abs() })
     }
+}
+
+/// The first rows of an answer, as many as fit a page; the others are not even read.
+async fn page(
+    mut rows: BoxStream<'_, Result<(i64, i64, String), sqlx::Error>>,
+) -> Result<Vec<StoredEvent>, StoreError> {
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    while bytes < PAGE_BYTES
+        && let Some(row) = rows.try_next().await.map_err(store_error)?
+    {
+        bytes += row.2.len();
+        page.push(stored(row));
+    }
+    Ok(page)
 }
 
 fn stored((seq, kind, data): (i64, i64, String)) -> StoredEvent {

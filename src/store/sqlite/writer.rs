@@ -1,0 +1,211 @@
+//! The one connection that writes: its schema, its transactions, its write-ahead log.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use futures_util::future::BoxFuture;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection, SqlSafeStr};
+
+use super::{BUSY, store_error};
+use crate::store::StoreError;
+
+/// How long the cutting of the write-ahead log waits for readers: all commits wait with it.
+const CUT_WAIT: Duration = Duration::from_millis(20);
+
+/// The connection that writes, made again where one is no longer known to be good.
+#[derive(Debug)]
+pub(super) struct Writer {
+    options: SqliteConnectOptions,
+    connection: Option<SqliteConnection>,
+    is_closed: bool,
+    wal: PathBuf,
+    wal_bytes_max: u64,
+    /// The size of the log at which it is cut next.
+    cut_at: u64,
+    #[cfg(test)]
+    pub(super) faults: super::faults::Faults,
+}
+
+impl Writer {
+    pub(super) fn new(options: SqliteConnectOptions, wal: PathBuf, wal_bytes_max: u64) -> Writer {
+        Writer {
+            options,
+            connection: None,
+            is_closed: false,
+            wal,
+            wal_bytes_max,
+            cut_at: wal_bytes_max,
+            #[cfg(test)]
+            faults: super::faults::Faults::default(),
+        }
+    }
+
+    /// Connects, and brings the schema up to date.
+    pub(super) async fn prepare(&mut self, path: &Path) -> anyhow::Result<()> {
+        let mut connection = match self.options.connect().await {
+            Ok(connection) => connection,
+            Err(error) => match store_error(error) {
+                StoreError::Corrupt(reason) => bail!(
+                    "{} is damaged, or not ours ({reason}): bring back a copy, or choose another \
+                     --data-dir",
+                    path.display()
+                ),
+                other => {
+                    return Err(other).with_context(|| format!("can't open {}", path.display()));
+                }
+            },
+        };
+        let migrations = migrations();
+        match migrations.run(&mut connection).await {
+            Ok(()) => {}
+            Err(MigrateError::VersionMissing(version)) => bail!(
+                "{} was written by a newer release (schema {version}; this one knows {}): start \
+                 that release, or choose another --data-dir",
+                path.display(),
+                migrations.iter().map(|one| one.version).max().unwrap_or_default()
+            ),
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("can't bring the schema of {} up to date", path.display())
+                });
+            }
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    /// Runs one transaction. A connection on which something went wrong is closed, because what
+    /// SQLite has rolled back by itself and what the driver counts as open no longer agree; closing
+    /// it also ends whatever it may still have held.
+    pub(super) async fn transact<T, F>(&mut self, work: F) -> Result<T, StoreError>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+    {
+        // Out of its place meanwhile: should the work panic, nobody uses it again.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None if self.is_closed => {
+                return Err(StoreError::Unavailable("the store is closed".to_owned()));
+            }
+            None => self.options.connect().await.map_err(of_the_transaction)?,
+        };
+        let done = self.transaction(&mut connection, work).await;
+        match &done {
+            Ok(_) => {
+                self.cut_wal(&mut connection).await;
+                self.connection = Some(connection);
+            }
+            Err(StoreError::Data(_) | StoreError::Fenced) => self.connection = Some(connection),
+            Err(StoreError::Unavailable(_) | StoreError::Corrupt(_)) => {
+                if let Err(error) = connection.close().await {
+                    tracing::debug!(error = %error, "a connection could not be closed");
+                }
+            }
+        }
+        done
+    }
+
+    async fn transaction<T, F>(
+        &self,
+        connection: &mut SqliteConnection,
+        work: F,
+    ) -> Result<T, StoreError>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+    {
+        let mut transaction =
+            connection.begin_with("begin immediate").await.map_err(of_the_transaction)?;
+        match work(&mut transaction).await {
+            Ok(done) => {
+                #[cfg(test)]
+                self.faults.before_commit()?;
+                transaction.commit().await.map_err(of_the_transaction)?;
+                #[cfg(test)]
+                self.faults.after_commit()?;
+                Ok(done)
+            }
+            Err(error) => {
+                transaction.rollback().await.map_err(of_the_transaction)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Cuts the write-ahead log where it has grown too long. Where a reader is in the way, the next
+    /// attempt comes when the log has grown as much again.
+    async fn cut_wal(&mut self, connection: &mut SqliteConnection) {
+        if self.wal_bytes() < self.cut_at {
+            return;
+        }
+        let cut = async {
+            wait_for_locks(connection, CUT_WAIT).await?;
+            checkpoint(connection).await?;
+            wait_for_locks(connection, BUSY).await
+        };
+        if let Err(error) = cut.await {
+            tracing::warn!(error = %error, "the write-ahead log can't be cut");
+        }
+        self.cut_at = self.wal_bytes() + self.wal_bytes_max;
+    }
+
+    fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(&self.wal).map_or(0, |file| file.len())
+    }
+
+    pub(super) async fn close(&mut self) {
+        self.is_closed = true;
+        let Some(mut connection) = self.connection.take() else { return };
+        let closed = async {
+            checkpoint(&mut connection).await?;
+            connection.close().await.map_err(store_error)
+        };
+        if let Err(error) = closed.await {
+            tracing::warn!(error = %error, "the next start reads the write-ahead log");
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        self.connection.as_mut().expect("it is open between transactions")
+    }
+}
+
+fn migrations() -> Migrator {
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "runs".into(),
+        MigrationType::Simple,
+        include_str!("../../../migrations/sqlite/0001_runs.sql").into_sql_str(),
+        false,
+    )])
+}
+
+/// Whatever goes wrong with a transaction as such is nobody's data.
+fn of_the_transaction(error: sqlx::Error) -> StoreError {
+    match store_error(error) {
+        StoreError::Data(reason) | StoreError::Unavailable(reason) => {
+            StoreError::Unavailable(reason)
+        }
+        other @ (StoreError::Corrupt(_) | StoreError::Fenced) => other,
+    }
+}
+
+async fn wait_for_locks(
+    connection: &mut SqliteConnection,
+    wait: Duration,
+) -> Result<(), StoreError> {
+    let pragma = format!("pragma busy_timeout = {}", wait.as_millis());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(pragma)).execute(connection).await.map_err(store_error)?;
+    Ok(())
+}
+
+async fn checkpoint(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    sqlx::raw_sql("pragma wal_checkpoint(truncate)")
+        .execute(connection)
+        .await
+        .map_err(store_error)?;
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! A store to try things on, and short words for what is tried.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use runledger::run::event::kind_of;
+use runledger::run::{RunId, Seq, Status};
+use runledger::store::{
+    Append, Appended, BatchNumber, Claimed, Create, Created, InboxNote, Key, KeyKind, Left, NodeId,
+    RunRow, RunUpdate, Store, StoreError, StoredEvent,
+};
+use uuid::Uuid;
+
+pub(crate) const TENANT: &str = "default";
+
+/// A store in a place of its own, which goes with it.
+pub(crate) struct Bench {
+    pub(crate) store: Store,
+    folder: PathBuf,
+}
+
+impl Bench {
+    pub(crate) async fn sqlite() -> Bench {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("runledger-conformance-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let store = Store::open_sqlite(&folder).await.expect("the store opens");
+        Bench { store, folder }
+    }
+
+    /// Where another process finds the same store.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The same store, opened anew.
+    pub(crate) async fn reopen(&mut self) {
+        self.store.close().await;
+        self.store = Store::open_sqlite(&self.folder).await.expect("the store opens again");
+    }
+
+    /// A new node. Where only one can live, those before it die.
+    pub(crate) async fn node(&self) -> Node {
+        let (id, _rescued) = self.store.register("bench").await.expect("it registers");
+        Node { store: self.store.clone(), id, number: BatchNumber::default() }
+    }
+
+    pub(crate) async fn create_one(&self, create: Create) -> Created {
+        self.store.create(vec![create]).await.expect("it is asked").remove(0)
+    }
+
+    /// A run that waits, created at this time.
+    pub(crate) async fn queued_at(&self, created_at_ms: i64) -> RunId {
+        let create = Create { created_at_ms, ..intent("queued") };
+        let run = create.id;
+        assert_eq!(self.create_one(create).await, Created::New);
+        run
+    }
+
+    pub(crate) async fn queued(&self) -> RunId {
+        self.queued_at(self.store.now_ms()).await
+    }
+
+    pub(crate) async fn row(&self, run: RunId) -> RunRow {
+        self.store.load(run).await.expect("it is read").expect("it is there")
+    }
+
+    pub(crate) async fn seqs(&self, run: RunId) -> Vec<u64> {
+        let log = self.store.events(run, Seq(0), 100_000).await.expect("the log is read");
+        log.iter().map(|event| event.seq.0).collect()
+    }
+
+    pub(crate) async fn leave(&self, run: RunId, kind: &'static str, key: &str) -> Left {
+        let note = InboxNote { kind, dedupe_key: key.to_owned(), body: "{}".to_owned() };
+        self.store.leave(TENANT, run, note).await.expect("it is left")
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // What is left behind lies in the folder for temporary files.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A node and the number of its last batch.
+pub(crate) struct Node {
+    pub(crate) store: Store,
+    pub(crate) id: NodeId,
+    pub(crate) number: BatchNumber,
+}
+
+impl Node {
+    /// A run that this node owns from its birth; its log has one event.
+    pub(crate) async fn born(&self) -> RunId {
+        let create = Create { owner: Some(self.id), ..intent("born") };
+        let run = create.id;
+        let created = self.store.create(vec![create]).await.expect("it is asked");
+        assert_eq!(created, [Created::New]);
+        run
+    }
+
+    /// A run that this node owns and has started; its log has two events.
+    pub(crate) async fn started(&mut self) -> RunId {
+        let run = self.born().await;
+        self.start(run).await;
+        run
+    }
+
+    pub(crate) async fn start(&mut self, run: RunId) {
+        let from = self.store.load(run).await.expect("it is read").expect("it is there").last_seq;
+        let update = Some(update(Status::Running));
+        let append = Append { events: vec![event(from.0 + 1, "run.started")], update, ..to(run) };
+        assert_eq!(self.append(vec![append]).await, Ok(vec![Appended::All]));
+    }
+
+    pub(crate) async fn append(&mut self, batch: Vec<Append>) -> Result<Vec<Appended>, String> {
+        self.number = self.number.next();
+        self.send(self.number, batch).await.map_err(|error| error.to_string())
+    }
+
+    pub(crate) async fn send(
+        &self,
+        number: BatchNumber,
+        batch: Vec<Append>,
+    ) -> Result<Vec<Appended>, StoreError> {
+        self.store.append(self.id, number, Arc::new(batch)).await
+    }
+
+    pub(crate) async fn claim(&self, slots: u32) -> Vec<Claimed> {
+        self.store.claim(self.id, slots).await.expect("the queue is read")
+    }
+
+    pub(crate) async fn claim_runs(&self, slots: u32) -> Vec<RunId> {
+        self.claim(slots).await.into_iter().map(|claimed| claimed.run).collect()
+    }
+}
+
+/// A run to create, with an id of its own and no keys.
+pub(crate) fn intent(digest: &str) -> Create {
+    let id = RunId(Uuid::now_v7());
+    Create {
+        id,
+        public_id: id.to_string(),
+        tenant: TENANT.to_owned(),
+        keys: Vec::new(),
+        digest: digest.to_owned(),
+        owner: None,
+        agent: None,
+        model: "demo/assistant".to_owned(),
+        created_by: "local".to_owned(),
+        created_at_ms: 1_700_000_000_000,
+        input_preview: String::new(),
+        metadata: "{}".to_owned(),
+        spec: r#"{"input":"Hi\u0000"}"#.to_owned(),
+        events: vec![event(1, "run.queued")],
+    }
+}
+
+pub(crate) fn key(name: &str) -> Key {
+    Key { kind: KeyKind::Idempotency, key: name.to_owned() }
+}
+
+pub(crate) fn client_id(name: &str) -> Key {
+    Key { kind: KeyKind::RunId, key: name.to_owned() }
+}
+
+pub(crate) fn event(seq: u64, name: &str) -> StoredEvent {
+    let data = format!(r#"{{"seq":{seq},"at":"2026-11-22T10:00:00.000Z","type":"{name}"}}"#);
+    let kind = kind_of(name).expect("there is such a type");
+    StoredEvent { seq: Seq(seq), kind, data: Arc::from(data) }
+}
+
+pub(crate) fn to(run: RunId) -> Append {
+    Append::to(run)
+}
+
+/// An append of texts at these places.
+pub(crate) fn texts(run: RunId, places: std::ops::RangeInclusive<u64>) -> Append {
+    Append { events: places.map(|seq| event(seq, "text")).collect(), ..to(run) }
+}
+
+pub(crate) fn update(status: Status) -> RunUpdate {
+    RunUpdate { status, stop_reason: None, output_preview: None, at_ms: 1_700_000_000_001 }
+}
+
+/// The end of a run at this place.
+pub(crate) fn ending(run: RunId, seq: u64) -> Append {
+    let update = Some(update(Status::Completed));
+    Append { events: vec![event(seq, "run.completed")], update, ..to(run) }
+}
