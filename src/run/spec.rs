@@ -267,7 +267,7 @@ impl Spec {
     pub fn opening(&self) -> Vec<Message> {
         let mut messages = self.history.clone();
         let doubled = match messages.last() {
-            Some(Message::User { content }) => *content == self.input,
+            Some(Message::User { content }) => content.is_same(&self.input),
             Some(Message::Assistant { .. } | Message::Tool { .. }) | None => false,
         };
         if !doubled {
@@ -276,10 +276,11 @@ impl Spec {
         messages
     }
 
-    /// The instructions with the variables put in; a name that has gone stays as it is written.
+    /// The instructions with the variables put in; where they can't be rendered they stay as
+    /// they are written.
     pub fn instructions(&self, variables: &Map<String, Value>) -> Option<String> {
         let text = self.agent.instructions.as_ref()?;
-        Some(template::render(text, variables).unwrap_or_else(|_unknown| text.clone()))
+        Some(template::render(text, variables).unwrap_or_else(|_unrendered| text.clone()))
     }
 
     /// The model that is asked first.
