@@ -15,6 +15,8 @@ use super::message::{Content, Message};
 use super::{limits, template};
 
 mod check;
+mod form;
+mod read;
 
 /// One thing that is wrong with a request, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,13 +255,20 @@ impl Spec {
     /// # Errors
     /// Everything that is wrong with it, at least one violation.
     pub fn parse(body: &Value, catalog: &Catalog) -> Result<Spec, Vec<Violation>> {
-        check::shape(body)?;
-        let mut spec: Spec = check::deserialize(body)?;
-        if spec.agent.model.0.is_empty() {
-            spec.agent.model.0.push(catalog.default_model.clone());
+        let (parts, mut found) = read::read(body);
+        check::rules(&parts, catalog, &mut found);
+        let read::Parts { agent, input, history, variables, config } = parts;
+        match (agent, input, history, variables, config) {
+            (Some(mut agent), Some(input), Some(history), Some(variables), Some(config))
+                if found.is_empty() =>
+            {
+                if agent.model.0.is_empty() {
+                    agent.model.0.push(catalog.default_model.clone());
+                }
+                Ok(Spec { agent, input, history, variables, config })
+            }
+            _ => Err(found),
         }
-        let found = check::rules(&spec, catalog);
-        if found.is_empty() { Ok(spec) } else { Err(found) }
     }
 
     /// The messages before the model's first: the history, then the input, which counts once where
@@ -308,3 +317,6 @@ pub fn preview(text: &str) -> String {
     }
     out.chars().take(limits::PREVIEW_CHARS).collect()
 }
+
+#[cfg(test)]
+mod tests;
