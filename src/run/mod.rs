@@ -33,3 +33,7 @@ pub use state::{State, Status};
 
 #[cfg(test)]
 mod notation;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod world;
