@@ -489,3 +489,6 @@ pub struct RunError {
     pub retryable: bool,
     pub details: Value,
 }
+
+#[cfg(test)]
+mod tests;
