@@ -142,6 +142,10 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
         discard_from_seq: Seq,
+        /// The highest item number so far: void ones are not used again, and whoever folds the log
+        /// without the deltas of ended attempts can't see them.
+        #[serde(default)]
+        last_item: u32,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_in: Option<f64>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -391,6 +395,13 @@ pub enum OutputPart {
 }
 
 impl OutputPart {
+    /// The number of the output item that it is.
+    pub fn item(&self) -> u32 {
+        match self {
+            OutputPart::Text { item, .. } | OutputPart::Reasoning { item, .. } => *item,
+        }
+    }
+
     /// The part as it stands in a message.
     pub fn to_part(&self) -> Part {
         match self {
@@ -420,22 +431,38 @@ pub struct Usage {
 
 impl Usage {
     /// Adds another call's usage: known figures add up, unknown ones leave the others as they are.
+    /// A total that was not told is that of its parts. Sums stop at the largest number.
     pub fn add(&mut self, other: &Usage) {
-        fn sum<T: std::ops::Add<Output = T> + Copy>(a: Option<T>, b: Option<T>) -> Option<T> {
+        fn sum<T>(a: Option<T>, b: Option<T>, plus: impl Fn(T, T) -> T) -> Option<T> {
             match (a, b) {
-                (Some(a), Some(b)) => Some(a + b),
+                (Some(a), Some(b)) => Some(plus(a, b)),
                 (known, None) | (None, known) => known,
             }
         }
-        self.input_tokens = sum(self.input_tokens, other.input_tokens);
-        self.cached_input_tokens = sum(self.cached_input_tokens, other.cached_input_tokens);
-        self.cache_write_input_tokens =
-            sum(self.cache_write_input_tokens, other.cache_write_input_tokens);
-        self.output_tokens = sum(self.output_tokens, other.output_tokens);
-        self.reasoning_tokens = sum(self.reasoning_tokens, other.reasoning_tokens);
-        self.total_tokens = sum(self.total_tokens, other.total_tokens);
-        self.cost_usd = sum(self.cost_usd, other.cost_usd);
-        self.estimated = self.estimated.or(other.estimated);
+        let Usage {
+            input_tokens,
+            cached_input_tokens,
+            cache_write_input_tokens,
+            output_tokens,
+            reasoning_tokens,
+            total_tokens,
+            cost_usd,
+            estimated,
+        } = other;
+        let parts = input_tokens.zip(*output_tokens).map(|(a, b)| a.saturating_add(b));
+        for (mine, more) in [
+            (&mut self.input_tokens, input_tokens),
+            (&mut self.cached_input_tokens, cached_input_tokens),
+            (&mut self.cache_write_input_tokens, cache_write_input_tokens),
+            (&mut self.output_tokens, output_tokens),
+            (&mut self.reasoning_tokens, reasoning_tokens),
+            (&mut self.total_tokens, &total_tokens.or(parts)),
+        ] {
+            *mine = sum(*mine, *more, u64::saturating_add);
+        }
+        // JSON has no infinity: it would be read again as unknown.
+        self.cost_usd = sum(self.cost_usd, *cost_usd, |a, b| (a + b).min(f64::MAX));
+        self.estimated = self.estimated.or(*estimated);
     }
 }
 
@@ -462,3 +489,6 @@ pub struct RunError {
     pub retryable: bool,
     pub details: Value,
 }
+
+#[cfg(test)]
+mod tests;

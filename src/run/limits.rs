@@ -18,6 +18,8 @@ pub const BODY_BYTES: usize = 8 * 1024 * 1024;
 pub const HISTORY_MESSAGES: usize = 10_000;
 /// How deep a request's JSON may be nested, so that no reader of it can run out of stack.
 pub const JSON_DEPTH: usize = 64;
+/// Characters of an agent's name.
+pub const AGENT_NAME: std::ops::RangeInclusive<usize> = 1..=128;
 /// Tools of an agent.
 pub const TOOLS: usize = 128;
 /// Models of an agent: the first and its fallbacks.
@@ -40,3 +42,10 @@ pub const PREVIEW_CHARS: usize = 160;
 pub const QUEUED_INPUT_BYTES: usize = 64 * 1024;
 /// Bytes of a tool's result.
 pub const TOOL_RESULT_BYTES: usize = 256 * 1024;
+/// Characters of a tool's words in a run's error; the whole result is in the log.
+pub const ERROR_CHARS: usize = 512;
+/// How deep a model's arguments and a provider's opaque data may be nested: within a stored event and
+/// within a history they must still be read, the latter by the bound of `JSON_DEPTH`.
+pub const NESTED_DEPTH: usize = 32;
+/// Bytes of instructions after their variables were put in: a name is short and its value is not.
+pub const INSTRUCTIONS_BYTES: usize = BODY_BYTES;

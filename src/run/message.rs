@@ -47,6 +47,20 @@ pub enum Content {
 }
 
 impl Content {
+    /// Whether it says exactly the same: the same text, however it is cut into parts, or (where
+    /// there is more than text) the same parts.
+    pub fn is_same(&self, other: &Content) -> bool {
+        self == other
+            || (self.is_text_only() && other.is_text_only() && self.text() == other.text())
+    }
+
+    fn is_text_only(&self) -> bool {
+        match self {
+            Content::Text(_) => true,
+            Content::Parts(parts) => parts.iter().all(|part| matches!(part, Part::Text { .. })),
+        }
+    }
+
     /// All its text, parts joined without anything between them.
     pub fn text(&self) -> String {
         match self {

@@ -5,22 +5,35 @@
 //! prefix of every log is a point to go on from, and a crash is nothing special.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod budget;
 pub mod catalog;
 pub mod decide;
+pub mod ending;
 pub mod event;
+mod history;
 pub mod id;
 pub mod limits;
 pub mod message;
+pub mod plain;
 pub mod request;
+pub mod retry;
 pub mod spec;
 pub mod state;
 pub mod template;
 
 pub use catalog::Catalog;
-pub use decide::{Clock, Ending, Step, decide};
+pub use decide::{Clock, Step, decide};
+pub use ending::Ending;
 pub use event::{Body, Draft, Event};
 pub use id::{CallId, RunId, Seq};
 pub use message::{Content, Message, Part, ToolCall};
 pub use request::Request;
 pub use spec::{Agent, Config, Spec, Tool};
 pub use state::{State, Status};
+
+#[cfg(test)]
+mod notation;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod world;

@@ -15,6 +15,8 @@ use super::message::{Content, Message};
 use super::{limits, template};
 
 mod check;
+mod form;
+mod read;
 
 /// One thing that is wrong with a request, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,13 +255,20 @@ impl Spec {
     /// # Errors
     /// Everything that is wrong with it, at least one violation.
     pub fn parse(body: &Value, catalog: &Catalog) -> Result<Spec, Vec<Violation>> {
-        check::shape(body)?;
-        let mut spec: Spec = check::deserialize(body)?;
-        if spec.agent.model.0.is_empty() {
-            spec.agent.model.0.push(catalog.default_model.clone());
+        let (parts, mut found) = read::read(body);
+        check::rules(&parts, catalog, &mut found);
+        let read::Parts { agent, input, history, variables, config } = parts;
+        match (agent, input, history, variables, config) {
+            (Some(mut agent), Some(input), Some(history), Some(variables), Some(config))
+                if found.is_empty() =>
+            {
+                if agent.model.0.is_empty() {
+                    agent.model.0.push(catalog.default_model.clone());
+                }
+                Ok(Spec { agent, input, history, variables, config })
+            }
+            _ => Err(found),
         }
-        let found = check::rules(&spec, catalog);
-        if found.is_empty() { Ok(spec) } else { Err(found) }
     }
 
     /// The messages before the model's first: the history, then the input, which counts once where
@@ -267,7 +276,7 @@ impl Spec {
     pub fn opening(&self) -> Vec<Message> {
         let mut messages = self.history.clone();
         let doubled = match messages.last() {
-            Some(Message::User { content }) => *content == self.input,
+            Some(Message::User { content }) => content.is_same(&self.input),
             Some(Message::Assistant { .. } | Message::Tool { .. }) | None => false,
         };
         if !doubled {
@@ -276,10 +285,11 @@ impl Spec {
         messages
     }
 
-    /// The instructions with the variables put in; a name that has gone stays as it is written.
+    /// The instructions with the variables put in; where they can't be rendered they stay as
+    /// they are written.
     pub fn instructions(&self, variables: &Map<String, Value>) -> Option<String> {
         let text = self.agent.instructions.as_ref()?;
-        Some(template::render(text, variables).unwrap_or_else(|_unknown| text.clone()))
+        Some(template::render(text, variables).unwrap_or_else(|_unrendered| text.clone()))
     }
 
     /// The model that is asked first.
@@ -307,3 +317,6 @@ pub fn preview(text: &str) -> String {
     }
     out.chars().take(limits::PREVIEW_CHARS).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::event::{
-    AbortReason, Body, Effect, Event, Executor, FinishReason, Outcome, OutputPart, RunResult, Usage,
+    AbortReason, Body, Draft, Effect, Event, Executor, FinishReason, Outcome, OutputPart,
+    RunResult, Usage,
 };
 use super::id::{CallId, Seq};
-use super::message::{Content, Message, Part, ToolCall};
 use super::spec::Spec;
 
 /// The five statuses, and no others.
@@ -109,6 +109,8 @@ pub struct Turn {
     pub finish_reason_raw: Option<String>,
     /// The model that answered.
     pub model: String,
+    /// The run's tokens when the attempt that answered began: a limit met by then made it the last.
+    pub tokens_before: Option<u64>,
 }
 
 impl Turn {
@@ -156,6 +158,16 @@ pub struct CallAnswer {
     pub elapsed_time: f64,
 }
 
+impl CallAnswer {
+    /// The answer as a model reads it: a text as it is, anything else as JSON.
+    pub fn text(&self) -> String {
+        match &self.result {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// An attempt at a turn that is under way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenAttempt {
@@ -163,6 +175,8 @@ pub struct OpenAttempt {
     pub started: Seq,
     /// The model that was called.
     pub model: String,
+    /// The run's tokens when it began.
+    pub tokens_before: Option<u64>,
     /// The committed text so far.
     pub text: String,
     /// Calls whose `tool_call` is committed and whose `turn.completed` is not.
@@ -245,6 +259,18 @@ impl State {
         }
     }
 
+    /// Takes in a draft as the event that it will be, but for its time.
+    pub fn apply_draft(&mut self, draft: &Draft) {
+        let Draft { turn, attempt, body } = draft.clone();
+        self.apply(&Event {
+            seq: self.last_seq.next(),
+            at: self.last_at.clone(),
+            turn,
+            attempt,
+            body,
+        });
+    }
+
     fn apply_turn(&mut self, event: &Event) {
         match &event.body {
             Body::TurnStarted { model, .. } => {
@@ -256,6 +282,7 @@ impl State {
                 self.open = Some(OpenAttempt {
                     started: event.seq,
                     model: model.clone(),
+                    tokens_before: self.usage.total_tokens,
                     text: String::new(),
                     calls: Vec::new(),
                 });
@@ -276,7 +303,12 @@ impl State {
             Body::TurnCompleted {
                 finish_reason, parts, usage, model, provider_metadata, ..
             } => {
-                let calls = self.open.take().map(|open| open.calls).unwrap_or_default();
+                let (tokens_before, calls) = self
+                    .open
+                    .take()
+                    .map_or((None, Vec::new()), |open| (open.tokens_before, open.calls));
+                let last_item = parts.iter().map(OutputPart::item).max();
+                self.last_item = self.last_item.max(last_item.unwrap_or_default());
                 self.usage.add(usage);
                 self.crashes = 0;
                 self.failures.clear();
@@ -291,9 +323,19 @@ impl State {
                         .and_then(Value::as_str)
                         .map(str::to_owned),
                     model: model.clone(),
+                    tokens_before,
                 });
             }
-            Body::TurnAborted { reason, provider_status, message, retry_in, usage, .. } => {
+            Body::TurnAborted {
+                reason,
+                provider_status,
+                message,
+                last_item,
+                retry_in,
+                usage,
+                ..
+            } => {
+                self.last_item = self.last_item.max(*last_item);
                 if let Some(usage) = usage {
                     self.usage.add(usage);
                 }
@@ -368,68 +410,18 @@ impl State {
         variables
     }
 
-    /// The last turn's text, partial if cut; none where the model failed or said nothing.
+    /// The text of the turn that the run has come to: whole if it is committed, what there was of
+    /// it if a cancel or a limit cut it, else none.
     pub fn final_output(&self) -> Option<String> {
-        if self.partial.is_some() {
-            return self.partial.clone();
-        }
-        if self.open.is_some() || !self.failures.is_empty() {
-            return None;
-        }
-        self.turns.last().and_then(Turn::text)
+        let of_last = || self.turns.last().filter(|turn| turn.number == self.turn)?.text();
+        self.partial.clone().or_else(of_last)
     }
 
-    /// The conversation as the next run would receive it: valid input, tools included.
-    pub fn history(&self, spec: &Spec) -> Vec<Message> {
-        let mut messages = spec.opening();
-        for turn in &self.turns {
-            turn.append_to(&mut messages);
-        }
-        if let Some(text) = &self.partial {
-            messages.push(assistant(Some(text.clone()), Vec::new(), Vec::new()));
-        }
-        messages
+    /// Whether a turn has begun and not ended: its message is not whole, or calls are open.
+    pub fn is_in_turn(&self) -> bool {
+        self.turn > self.turns.last().map_or(0, |turn| turn.number)
+            || self.open_calls().next().is_some()
     }
-}
-
-impl Turn {
-    fn append_to(&self, messages: &mut Vec<Message>) {
-        let answered = || self.calls.iter().filter(|call| call.answer.is_some());
-        let reasoning: Vec<Part> = self
-            .parts
-            .iter()
-            .filter(|part| matches!(part, OutputPart::Reasoning { .. }))
-            .map(OutputPart::to_part)
-            .collect();
-        let calls: Vec<ToolCall> = answered()
-            .map(|call| ToolCall {
-                call_id: call.call_id.0.clone(),
-                tool_name: call.tool_name.clone(),
-                arguments: call.arguments.clone(),
-                provider_metadata: call.provider_metadata.clone(),
-            })
-            .collect();
-        let text = self.text();
-        if text.is_none() && calls.is_empty() {
-            return;
-        }
-        messages.push(assistant(text, calls, reasoning));
-        for call in answered() {
-            let Some(answer) = &call.answer else { continue };
-            messages.push(Message::Tool {
-                call_id: call.call_id.0.clone(),
-                content: Content::Text(match &answer.result {
-                    Value::String(text) => text.clone(),
-                    other => other.to_string(),
-                }),
-                is_error: answer.is_error,
-            });
-        }
-    }
-}
-
-fn assistant(text: Option<String>, tool_calls: Vec<ToolCall>, reasoning: Vec<Part>) -> Message {
-    Message::Assistant { content: text.map(Content::Text), tool_calls, reasoning }
 }
 
 impl Call {

@@ -356,7 +356,7 @@ impl Driver {
                     Work::Model { model, with_tools, since: Instant::now() }
                 }
                 Step::Finish(ending) => {
-                    let closing = crate::run::decide::finish(
+                    let closing = crate::run::ending::finish(
                         &self.spec,
                         &after,
                         &self.public_id,
@@ -407,6 +407,7 @@ impl Driver {
             provider_status: None,
             message: None,
             discard_from_seq: started,
+            last_item: self.state.last_item,
             retry_in: Some(0.0),
             elapsed_time: None,
             usage: None,
@@ -461,7 +462,7 @@ fn refusals(after: &State, calls: &[CallId]) -> Vec<Draft> {
         .map(|call| Draft {
             turn: after.turn,
             attempt: after.attempt.max(1),
-            body: crate::run::decide::closing(call),
+            body: crate::run::ending::closing(call),
         })
         .collect()
 }

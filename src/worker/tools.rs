@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::driver::{Driver, Halt, Work};
 use crate::journal::Effects;
-use crate::run::decide::closing;
+use crate::run::ending::closing;
 use crate::run::event::{Effect, Outcome};
 use crate::run::limits;
 use crate::run::state::Call;

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use super::driver::{Driver, Halt, Work};
 use crate::journal::{Effects, Text};
 use crate::model::{DELTAS_MAX, Delta, Failure, ProposedCall, Remedy, Reply, request_sha256};
-use crate::run::decide::{Retry, request, retry_in};
 use crate::run::event::{AbortReason, Effect, Executor, FinishReason, OutputPart};
 use crate::run::limits;
+use crate::run::request::request;
+use crate::run::retry::{Retry, retry_in};
 use crate::run::state::FailedAttempt;
 use crate::run::{Body, CallId, Draft, Ending, State};
 
@@ -112,7 +113,9 @@ impl Driver {
                 let drafts = self.reply_drafts(reply, &name, output, elapsed, first);
                 self.advance(drafts, None, false).await
             }
-            Called::Failed(failure) => self.model_failed(&name, failure, elapsed).await,
+            Called::Failed(failure) => {
+                self.model_failed(&name, failure, output.last_item, elapsed).await
+            }
         }
     }
 
@@ -230,6 +233,7 @@ impl Driver {
         &mut self,
         name: &str,
         failure: Failure,
+        last_item: u32,
         elapsed: f64,
     ) -> Result<Work, Halt> {
         metrics::counter!("runledger_model_failures_total").increment(1);
@@ -261,6 +265,7 @@ impl Driver {
             provider_status: failure.status,
             message: Some(failure.message),
             discard_from_seq: started,
+            last_item,
             retry_in: retry.map(|wait| wait.as_secs_f64()),
             elapsed_time: Some(elapsed),
             usage: failure.usage,

@@ -1,0 +1,98 @@
+//! What a run may use up beside its time: which limit is met, and which turn it makes the last.
+
+use serde_json::json;
+
+use super::decide::Step;
+use super::ending::Ending;
+use super::id::CallId;
+use super::spec::{OnLimit, Spec};
+use super::state::{Call, State, Turn};
+
+/// A limit that is no time limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Limit {
+    Turns,
+    Tokens,
+    Calls,
+}
+
+impl Limit {
+    /// The limit as a stop reason.
+    pub(super) fn stop_reason(self) -> &'static str {
+        match self {
+            Limit::Turns => "max_turns",
+            Limit::Tokens => "max_total_tokens",
+            Limit::Calls => "max_tool_calls",
+        }
+    }
+
+    /// The end where a run fails at the limit.
+    pub(super) fn failure(self, spec: &Spec) -> Ending {
+        let config = &spec.config;
+        let (message, bound) = match self {
+            Limit::Turns => (
+                format!("all {} turns are used and the model still wants tools", config.max_turns),
+                json!({"max_turns": config.max_turns}),
+            ),
+            Limit::Tokens => (
+                "the tokens allowed by max_total_tokens are used up".to_owned(),
+                json!({"max_total_tokens": config.max_total_tokens}),
+            ),
+            Limit::Calls => (
+                "the turn's calls would pass max_tool_calls".to_owned(),
+                json!({"max_tool_calls": config.max_tool_calls}),
+            ),
+        };
+        Ending::failed(self.stop_reason(), message, bound)
+    }
+}
+
+/// The limit that keeps the open calls from running; where none is open, that keeps the model from
+/// being called with tools.
+pub(super) fn met(spec: &Spec, state: &State) -> Option<Limit> {
+    used_up(spec, state.turn_count(), state.usage.total_tokens).or_else(|| {
+        let new = state.open_calls().filter(|call| call.tries == 0).count();
+        let calls = u32::try_from(state.calls_started() + new).unwrap_or(u32::MAX);
+        let passes = spec.config.max_tool_calls.is_some_and(|bound| calls > bound);
+        // Calls that were refused count no more, but what refused them still holds.
+        (passes || state.refused_turn.is_some()).then_some(Limit::Calls)
+    })
+}
+
+fn used_up(spec: &Spec, turns: u32, tokens: Option<u64>) -> Option<Limit> {
+    let config = &spec.config;
+    if turns >= config.max_turns {
+        return Some(Limit::Turns);
+    }
+    let bound = config.max_total_tokens?;
+    tokens.is_some_and(|used| used >= bound).then_some(Limit::Tokens)
+}
+
+/// The limit that made this turn the run's last, one without tools, if any did.
+pub(super) fn made_last(spec: &Spec, state: &State, turn: &Turn) -> Option<Limit> {
+    match spec.config.on_limit {
+        OnLimit::Fail => None,
+        OnLimit::Finalize => used_up(spec, turn.number.saturating_sub(1), turn.tokens_before)
+            .or_else(|| {
+                let refused = state.refused_turn.is_some_and(|refused| refused < turn.number);
+                refused.then_some(Limit::Calls)
+            }),
+    }
+}
+
+/// What becomes of calls that a limit keeps from running.
+pub(super) fn step_with_open_calls(spec: &Spec, state: &State, met: Limit, open: &[&Call]) -> Step {
+    let ids = |calls: &mut dyn Iterator<Item = &&Call>| -> Vec<CallId> {
+        calls.map(|call| call.call_id.clone()).collect()
+    };
+    let started = ids(&mut open.iter().filter(|call| call.tries > 0));
+    if !started.is_empty() {
+        // A crash came between: what was begun within the limit is seen through.
+        return Step::CallTools(started);
+    }
+    match (spec.config.on_limit, state.turns.last().and_then(|turn| made_last(spec, state, turn))) {
+        (OnLimit::Fail, _) => Step::Finish(met.failure(spec)),
+        (OnLimit::Finalize, Some(limit)) => Step::Finish(Ending::completed(limit.stop_reason())),
+        (OnLimit::Finalize, None) => Step::RefuseCalls(ids(&mut open.iter())),
+    }
+}
