@@ -1,12 +1,13 @@
 //! The composition root: builds everything, starts it, and knows the order in which it stops.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use metrics_exporter_prometheus::PrometheusHandle;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -20,6 +21,7 @@ use crate::config::{Config, Provider, ProviderKind};
 use crate::hub::Hub;
 use crate::journal::journal;
 use crate::model::openai::{Endpoint, Patience};
+use crate::model::scripted::Scripted;
 use crate::model::{Registry, registry};
 use crate::run::Catalog;
 use crate::store::Store;
@@ -55,7 +57,7 @@ pub async fn serve(
     let models = Arc::new(models(&config)?);
     let toolbox = Toolbox::new();
     let catalog = Arc::new(Catalog {
-        providers: models.providers(),
+        models: models.offers(),
         default_model: models.default_model().to_owned(),
         builtins: toolbox.builtins(),
     });
@@ -174,7 +176,7 @@ fn models(config: &Config) -> anyhow::Result<Registry> {
         let first = config.providers.first();
         match first.filter(|provider| provider.name == "openai" && provider.api_key.is_some()) {
             Some(_openai) => "openai/gpt-4.1-mini".to_owned(),
-            None => format!("{}/assistant", registry::DEMO),
+            None => format!("{}/{}", registry::DEMO, Scripted::ASSISTANT),
         }
     });
     Ok(Registry::new(endpoints, default_model))
@@ -204,14 +206,7 @@ fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endp
 
 /// Says what was started, and how to try it.
 fn greet(config: &Config, store: &Store, models: &Registry, address: SocketAddr) {
-    let providers: Vec<String> = models
-        .providers()
-        .iter()
-        .map(|name| match name.as_str() {
-            registry::DEMO => "demo/assistant (scripted, needs no key)".to_owned(),
-            other => format!("{other}/*"),
-        })
-        .collect();
+    let offers = models.offers().join(", ");
     let (auth, header) = if config.is_auth_on() {
         let keys = config.api_keys.len();
         let header = " -H \"Authorization: Bearer ${RUNLEDGER_API_KEYS%%,*}\"";
@@ -228,13 +223,14 @@ fn greet(config: &Config, store: &Store, models: &Registry, address: SocketAddr)
     let body = "{\"agent\":{\"name\":\"Assistant\",\"tools\":[{\"type\":\"builtin\",\
         \"name\":\"calculator\"},{\"type\":\"builtin\",\"name\":\"current_time\"}]},\
         \"input\":\"What is 6*7, and what time is it?\"}";
-    println!("runledger {}", env!("CARGO_PKG_VERSION"));
-    println!("store    {}", store.describe());
-    println!("models   {}; default {}", providers.join(", "), models.default_model());
-    println!("address  http://{address}");
-    println!("auth     {auth}");
-    println!(
-        "try      curl -N http://{local}/runs{header} -H 'Accept: text/event-stream' \
-         -H 'Content-Type: application/json' -d '{body}'"
+    let greeting = format!(
+        "runledger {}\nstore    {}\nmodels   {offers} (scripted, needs no key); default {}\naddress  http://{address}\n\
+         auth     {auth}\ntry      curl -N http://{local}/runs{header} \
+         -H 'Accept: text/event-stream' -H 'Content-Type: application/json' -d '{body}'\n",
+        env!("CARGO_PKG_VERSION"),
+        store.describe(),
+        models.default_model(),
     );
+    // Nobody reads it: the service serves all the same.
+    let _ = std::io::stdout().write_all(greeting.as_bytes());
 }

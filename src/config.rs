@@ -396,7 +396,8 @@ impl Sources<'_> {
         let right = "give PROVIDER/MODEL, e.g. openai/gpt-4.1-mini, and configure that provider";
         let wrong = match value.split_once('/') {
             None | Some(("", _) | (_, "")) => format!("{value:?} is no PROVIDER/MODEL"),
-            Some(("demo", _)) => return Some(value),
+            Some(("demo", "assistant")) => return Some(value),
+            Some(("demo", _)) => format!("{value:?} is not there; the demo is demo/assistant"),
             Some((name, _)) if providers.iter().any(|provider| provider.name == name) => {
                 return Some(value);
             }

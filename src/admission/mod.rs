@@ -24,6 +24,7 @@ pub struct Admission {
 #[derive(Debug)]
 pub struct Slot {
     permit: Option<OwnedSemaphorePermit>,
+    has_backlog: Arc<AtomicBool>,
     freed: Arc<Notify>,
 }
 
@@ -58,6 +59,11 @@ impl Admission {
         }
     }
 
+    /// Whether somebody on this node drives the run.
+    pub fn has_driver(&self, run: RunId) -> bool {
+        self.drivers().contains_key(&run)
+    }
+
     /// The run has no driver on this node any more.
     pub fn detach(&self, run: RunId) {
         self.drivers().remove(&run);
@@ -80,9 +86,10 @@ impl Admission {
         std::iter::from_fn(|| Arc::clone(&self.slots).try_acquire_owned().ok()).take(most).collect()
     }
 
-    /// A permit as a slot whose release wakes the claimer.
+    /// A permit as a slot whose release wakes the claimer where somebody waits for it.
     pub fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
-        Slot { permit: Some(permit), freed: Arc::clone(&self.freed) }
+        let (has_backlog, freed) = (Arc::clone(&self.has_backlog), Arc::clone(&self.freed));
+        Slot { permit: Some(permit), has_backlog, freed }
     }
 
     /// Says whether the queue held more than was claimed.
@@ -90,12 +97,18 @@ impl Admission {
         self.has_backlog.store(has_backlog, Ordering::Relaxed);
     }
 
+    /// A run was put back into the queue: the claimer looks.
+    pub fn queued(&self) {
+        self.set_backlog(true);
+        self.freed.notify_one();
+    }
+
     /// Whether older runs wait.
     pub fn has_backlog(&self) -> bool {
         self.has_backlog.load(Ordering::Relaxed)
     }
 
-    /// Waits for a slot to become free.
+    /// Waits for a slot that somebody waits for, or for news of a run without a driver.
     pub async fn freed(&self) {
         self.freed.notified().await;
     }
@@ -109,7 +122,10 @@ impl Admission {
 impl Drop for Slot {
     fn drop(&mut self) {
         drop(self.permit.take());
-        self.freed.notify_one();
+        // Without a backlog there is nothing to claim, and each claim is a transaction.
+        if self.has_backlog.load(Ordering::Relaxed) {
+            self.freed.notify_one();
+        }
     }
 }
 
@@ -125,6 +141,7 @@ mod tests {
         let slot = admission.slot(admission.born_slot().expect("the slot is free"));
         assert!(admission.born_slot().is_none(), "there is one slot");
         assert_eq!(admission.usage(), (1, 1));
+        admission.set_backlog(true);
         drop(slot);
         admission.freed().await;
         assert_eq!(admission.take(5).len(), 1);

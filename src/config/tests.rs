@@ -124,9 +124,10 @@ fn every_setting_is_read_from_the_environment_and_from_the_file() {
         "https://other.example".into(),
     );
     let model = |config: &Config| config.default_model.clone();
-    let line = "default_model = \"demo/b\"";
-    let (a, b) = (Some("demo/a".to_owned()), Some("demo/b".to_owned()));
-    check(("RUNLEDGER_DEFAULT_MODEL", "demo/a"), line, model, a, b);
+    let line = "default_model = \"mine/b\"\n\
+                [providers.mine]\nkind = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\"";
+    let (a, b) = (Some("demo/assistant".to_owned()), Some("mine/b".to_owned()));
+    check(("RUNLEDGER_DEFAULT_MODEL", "demo/assistant"), line, model, a, b);
 }
 
 #[test]

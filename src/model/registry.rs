@@ -44,9 +44,10 @@ impl Registry {
         Some(Model::OpenAi(OpenAi::new(Arc::clone(endpoint), model)))
     }
 
-    /// The providers' names, the demo's last.
-    pub fn providers(&self) -> Vec<String> {
-        self.endpoints.keys().cloned().chain([DEMO.to_owned()]).collect()
+    /// What is on offer: `provider/*` for each endpoint, then the demo's scripts.
+    pub fn offers(&self) -> Vec<String> {
+        let endpoints = self.endpoints.keys().map(|name| format!("{name}/*"));
+        endpoints.chain([format!("{DEMO}/{}", Scripted::ASSISTANT)]).collect()
     }
 
     /// The model of agents that name none.

@@ -41,9 +41,12 @@ const SENTENCES: [&str; 5] = [
 pub struct Scripted;
 
 impl Scripted {
+    /// The name of the one script.
+    pub const ASSISTANT: &str = "assistant";
+
     /// The script of this name.
     pub fn named(name: &str) -> Option<Scripted> {
-        (name == "assistant").then_some(Scripted)
+        (name == Scripted::ASSISTANT).then_some(Scripted)
     }
 
     /// Plays the script: see [`super::Model::call`].
@@ -73,7 +76,7 @@ impl Scripted {
             finish_reason_raw: String::new(),
             calls,
             usage: usage(request, said),
-            model: "assistant".to_owned(),
+            model: Scripted::ASSISTANT.to_owned(),
             provider_request_id: None,
         })
     }

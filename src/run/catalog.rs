@@ -7,8 +7,8 @@ use super::event::Effect;
 /// The models and built-in tools on offer. Built from the registries when the service starts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Catalog {
-    /// The configured providers' names; a model is `provider/name` with one of these.
-    pub providers: Vec<String>,
+    /// The models on offer: `provider/name`, or `provider/*` where the provider is asked for any.
+    pub models: Vec<String>,
     /// The model of an agent that names none.
     pub default_model: String,
     /// The built-in tools.
@@ -32,7 +32,11 @@ impl Catalog {
     /// Whether a model of this name can be asked for.
     pub fn has_model(&self, name: &str) -> bool {
         name.split_once('/').is_some_and(|(provider, model)| {
-            !model.is_empty() && self.providers.iter().any(|known| known == provider)
+            let is_offered = |offer: &String| match offer.strip_suffix("/*") {
+                Some(any) => any == provider,
+                None => offer == name,
+            };
+            !model.is_empty() && self.models.iter().any(is_offered)
         })
     }
 

@@ -57,7 +57,7 @@ pub(super) fn spec(config: &Value) -> Spec {
 }
 
 pub(super) fn catalog() -> Catalog {
-    Catalog { providers: vec!["demo".to_owned()], ..Catalog::default() }
+    Catalog { models: vec!["demo/*".to_owned()], ..Catalog::default() }
 }
 
 pub(super) fn run_id() -> RunId {

@@ -84,7 +84,7 @@ pub(super) async fn drive(
 ) -> Left {
     let nudge = Arc::new(Notify::new());
     if !tools.admission.attach(run, Arc::clone(&nudge)) {
-        return Left { run, requeue: None };
+        return Left { run, requeue: None, is_given_up: false };
     }
     let admission = tools.admission.clone();
     let mut driven = drive_attached(&tools, run, &reason, slot.is_some(), &nudge, &drain).await;
@@ -94,6 +94,7 @@ pub(super) async fn drive(
     }
     admission.detach(run);
     drop(slot);
+    let is_given_up = matches!(driven, Err(Halt::Poisoned(_)));
     let requeue = match driven {
         Ok(()) | Err(Halt::Drain | Halt::NotOwner) => None,
         Err(Halt::NoSlot) => Some(LetGo::ForSlot),
@@ -106,7 +107,7 @@ pub(super) async fn drive(
             None
         }
     };
-    Left { run, requeue }
+    Left { run, requeue, is_given_up }
 }
 
 async fn drive_attached(

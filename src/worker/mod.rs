@@ -1,12 +1,13 @@
 //! Who makes runs move: a pool of slots that takes runs from the create lane and the queue, drives
 //! each in a task of its own, and joins them all.
 
+mod claim;
 mod driver;
 mod inbox;
 mod tools;
 mod turn;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +25,8 @@ use crate::tool::Toolbox;
 /// How often the queue is looked at when nobody wakes the pool: the truth behind every wake-up.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How many runs are claimed in one go: the next go follows at once while there are more.
-const CLAIM_MAX: usize = 128;
+/// How often this node looks for runs that it owns and nobody drives.
+const SWEEP: Duration = Duration::from_secs(2);
 
 /// How often a run's driver may panic before the run is left alone until the next start.
 const PANICS_MAX: u32 = 5;
@@ -69,6 +70,10 @@ pub struct Pool {
     /// Which run a driver's task drives, for when it panics.
     driven: HashMap<Id, RunId>,
     panics: HashMap<RunId, u32>,
+    /// Owned runs that had no driver at the last look.
+    orphans: HashSet<RunId>,
+    /// Runs that are left alone until the next start: every driver of theirs failed.
+    given_up: HashSet<RunId>,
 }
 
 /// A driver has let go of its run.
@@ -77,19 +82,25 @@ pub(crate) struct Left {
     run: RunId,
     /// The run is not finished and still this node's: it has to be queued again.
     requeue: Option<LetGo>,
+    /// No driver can do anything for it: it is left alone until the next start.
+    is_given_up: bool,
 }
 
 impl Pool {
     /// A pool that hears of new runs through `new_runs`.
     pub fn new(tools: Tools, new_runs: mpsc::Receiver<NewRun>) -> Pool {
         let (drivers, driven, panics) = (JoinSet::new(), HashMap::new(), HashMap::new());
-        Pool { tools, new_runs, drivers, driven, panics }
+        let (orphans, given_up) = (HashSet::new(), HashSet::new());
+        Pool { tools, new_runs, drivers, driven, panics, orphans, given_up }
     }
 
     /// Drives runs until it is told to stop; then joins every driver at the end of its turn.
     pub async fn run(mut self, drain: Drain) {
         let mut poll = tokio::time::interval(POLL);
-        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sweep = tokio::time::interval(SWEEP);
+        for every in [&mut poll, &mut sweep] {
+            every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
         loop {
             // Stop first; then what has ended, so that slots are free for what comes.
             tokio::select! {
@@ -105,38 +116,12 @@ impl Pool {
                 },
                 () = self.tools.admission.freed() => self.claim(&drain).await,
                 _ = poll.tick() => self.claim(&drain).await,
+                _ = sweep.tick() => self.sweep().await,
             }
         }
         while let Some(ended) = self.drivers.join_next_with_id().await {
             if let Err(panic) = ended {
                 tracing::error!(error = %panic, "a driver panicked while it stopped");
-            }
-        }
-    }
-
-    /// Takes due runs until the queue or the slots are used up.
-    async fn claim(&mut self, drain: &Drain) {
-        loop {
-            let mut permits = self.tools.admission.take(CLAIM_MAX);
-            let asked = permits.len();
-            let slots = u32::try_from(asked).expect("a claim is small");
-            let claimed = match self.tools.store.claim(self.tools.node, slots).await {
-                Ok(claimed) => claimed,
-                Err(error) => {
-                    tracing::warn!(error = %error, "the queue can't be read; it is tried again");
-                    return;
-                }
-            };
-            let to_drive = claimed.iter().filter(|one| !one.for_inbox).count();
-            self.tools.admission.set_backlog(to_drive == asked);
-            for one in claimed {
-                let permit: Option<OwnedSemaphorePermit> =
-                    if one.for_inbox { None } else { permits.pop() };
-                let slot = permit.map(|permit| self.tools.admission.slot(permit));
-                self.drive(one.run, one.reason, slot, drain);
-            }
-            if asked == 0 || to_drive < asked {
-                return;
             }
         }
     }
@@ -163,13 +148,15 @@ impl Pool {
                 *panics += 1;
                 tracing::error!(run.id = %run, error = %error, "the driver of run {run} panicked");
                 let requeue = (*panics <= PANICS_MAX).then_some(LetGo::Crashed);
-                Left { run, requeue }
+                let is_given_up = requeue.is_none();
+                Left { run, requeue, is_given_up }
             }
         };
-        if let Some(why) = left.requeue
-            && let Err(error) = self.tools.store.requeue(self.tools.node, left.run, why).await
-        {
-            tracing::error!(run.id = %left.run, error = %error, "run {} can't be queued", left.run);
+        if left.is_given_up {
+            self.given_up.insert(left.run);
+        }
+        if let Some(why) = left.requeue {
+            self.requeue(left.run, why).await;
         }
     }
 }

@@ -58,8 +58,8 @@ const OUTSIDE: &[(&str, Who)] = &[
     ("tokio_util", Impure),
     ("tracing", Impure),
     ("sqlx", Only(&["store"])),
-    // docs/adr/0006: `app` sets a provider's headers, `store` tells the operator why it can't open.
-    ("axum", Only(&["api", "app"])),
+    ("axum", Only(&["api"])),
+    // docs/adr/0006: `store` tells the operator why it can't open.
     ("anyhow", Only(&["main", "app", "store"])),
     ("http_body_util", Only(&["api"])),
     ("hyper", Only(&["api"])),
@@ -71,6 +71,7 @@ const OUTSIDE: &[(&str, Who)] = &[
     // docs/adr/0006: `config` checks URLs and headers with the types that will be sent.
     ("reqwest", Only(&["model", "tool", "outbox", "client", "config", "app"])),
     ("rustls", Only(&["model"])),
+    ("rustix", Only(&["main"])),
     ("webpki_root_certs", Only(&["model"])),
     ("jsonschema", Only(&["tool"])),
     ("clap", Only(&["config", "main"])),

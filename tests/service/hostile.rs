@@ -10,9 +10,10 @@ use tokio::net::TcpStream;
 use crate::client::spec;
 use crate::service::{Service, Setup};
 use crate::stub::Stub;
-use crate::waiting::within;
+use crate::waiting;
 
 /// A body, the status and code of its refusal, and where the mistake is.
+#[derive(Clone)]
 struct Bad {
     body: Vec<u8>,
     status: u16,
@@ -37,21 +38,22 @@ fn invalid(pointer: &'static str, value: Value) -> Bad {
     with(pointer, value, "invalid_request", pointer)
 }
 
+fn in_field(pointer: &str, value: Value, place: &'static str) -> Bad {
+    with(pointer, value, "invalid_request", place)
+}
+
 fn nested(depth: usize) -> Value {
     (0..depth).fold(json!(1), |inner, _| json!([inner]))
 }
 
-fn bodies() -> Vec<Bad> {
+/// No JSON, and JSON of the wrong shape.
+fn shapes() -> Vec<Bad> {
     let without = |field: &str| {
         let mut body = spec("demo/assistant", "hello");
         body.as_object_mut().unwrap().remove(field);
         body.to_string()
     };
     let deep = format!("{{\"variables\":{{\"a\":{}{}}}}}", "[".repeat(50_000), "]".repeat(50_000));
-    let many: serde_json::Map<String, Value> =
-        (0..33).map(|n| (n.to_string(), json!("x"))).collect();
-    let call = json!([{"call_id": "a", "tool_name": "t", "arguments": {}}]);
-    let tool = |tool: Value| json!([tool]);
     vec![
         raw("", 400, "malformed_json"),
         raw("{", 400, "malformed_json"),
@@ -68,9 +70,17 @@ fn bodies() -> Vec<Bad> {
         invalid("/inputs", json!("x")),
         invalid("/input", json!(7)),
         invalid("/input", json!("a\u{0}b")),
-        with("/variables", json!({"a": nested(70)}), "invalid_request", "/variables/a"),
+        in_field("/variables", json!({"a": nested(70)}), "/variables/a"),
         invalid("/variables", json!([1])),
         invalid("/variables", json!({"a": "x".repeat(65 * 1024)})),
+    ]
+}
+
+/// Limits and labels out of their bounds.
+fn configs() -> Vec<Bad> {
+    let many: serde_json::Map<String, Value> =
+        (0..33).map(|n| (n.to_string(), json!("x"))).collect();
+    vec![
         invalid("/config/max_turn", json!(3)),
         invalid("/config/max_turns", json!(0)),
         invalid("/config/max_turns", json!(1001)),
@@ -84,64 +94,41 @@ fn bodies() -> Vec<Bad> {
         invalid("/config/run_id", json!("00000000-0000-7000-8000-000000000000")),
         invalid("/config/run_id", json!("../etc/passwd")),
         invalid("/config/run_id", json!("")),
-        with("/config/metadata", Value::Object(many), "invalid_request", "/config/metadata"),
-        with("/config/metadata", json!({"a": 1}), "invalid_request", "/config/metadata/a"),
-        with(
-            "/config/metadata",
-            json!({"a": "x".repeat(513)}),
-            "invalid_request",
-            "/config/metadata/a",
-        ),
+        invalid("/config/metadata", Value::Object(many)),
+        in_field("/config/metadata", json!({"a": 1}), "/config/metadata/a"),
+        in_field("/config/metadata", json!({"a": "x".repeat(513)}), "/config/metadata/a"),
         with("/config/max_cost_usd", json!(1), "unknown_price", "/config/max_cost_usd"),
-        with(
-            "/history",
-            json!([{"role": "system", "content": "x"}]),
-            "invalid_request",
-            "/history/0/role",
-        ),
-        with(
-            "/history",
-            json!([{"role": "tool", "call_id": "a", "content": "x"}]),
-            "invalid_request",
-            "/history/0/call_id",
-        ),
-        invalid("/history", json!([{"role": "assistant", "tool_calls": call}])),
+    ]
+}
+
+/// Agents and conversations that can't be.
+fn agents() -> Vec<Bad> {
+    let call = json!([{"call_id": "a", "tool_name": "t", "arguments": {}}]);
+    let tool = |tool: Value, place| in_field("/agent/tools", json!([tool]), place);
+    let history = |message: Value, place| in_field("/history", json!([message]), place);
+    vec![
+        history(json!({"role": "system", "content": "x"}), "/history/0/role"),
+        history(json!({"role": "tool", "call_id": "a", "content": "x"}), "/history/0/call_id"),
+        history(json!({"role": "assistant", "tool_calls": call}), "/history"),
         invalid("/history", json!(vec![json!({"role": "user", "content": "x"}); 10_001])),
         with("/agent", json!("nobody"), "unknown_agent", "/agent"),
         with("/agent/model", json!("nobody/x"), "unknown_model", "/agent/model"),
         with("/agent/model", json!("gpt"), "unknown_model", "/agent/model"),
+        with("/agent/model", json!("demo/other"), "unknown_model", "/agent/model"),
         invalid("/agent/instructions", json!("Hi {{nobody}}")),
         invalid("/agent/temperature", json!(1)),
-        with(
+        in_field(
             "/agent/model_settings",
             json!({"temperature": 9}),
-            "invalid_request",
             "/agent/model_settings/temperature",
         ),
-        with(
-            "/agent/tools",
-            tool(json!({"type": "builtin", "name": "shell"})),
-            "invalid_request",
-            "/agent/tools/0/name",
-        ),
-        with(
-            "/agent/tools",
-            tool(json!({"type": "magic", "name": "x"})),
-            "invalid_request",
-            "/agent/tools/0/type",
-        ),
-        with(
-            "/agent/tools",
-            tool(json!({"type": "builtin", "name": "calculator", "timeout": 0})),
-            "invalid_request",
+        tool(json!({"type": "builtin", "name": "shell"}), "/agent/tools/0/name"),
+        tool(json!({"type": "magic", "name": "x"}), "/agent/tools/0/type"),
+        tool(
+            json!({"type": "builtin", "name": "calculator", "timeout": 0}),
             "/agent/tools/0/timeout",
         ),
-        with(
-            "/input",
-            json!([{"type": "image", "url": "u", "data": "d"}]),
-            "invalid_request",
-            "/input/0",
-        ),
+        in_field("/input", json!([{"type": "image", "url": "u", "data": "d"}]), "/input/0"),
     ]
 }
 
@@ -160,7 +147,7 @@ async fn stored(service: &Service) -> (i64, i64) {
 async fn bad_bodies_are_refused_with_their_place_and_store_nothing() {
     let service = Service::demo().await;
     let http = &service.client;
-    let bodies = bodies();
+    let bodies = [shapes(), configs(), agents()].concat();
     let count = bodies.len();
     for Bad { body, status, code, place } in bodies {
         let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
@@ -299,7 +286,7 @@ async fn exchange(service: &Service, bytes: &[u8]) -> String {
     // A server that has seen enough may close before it has read everything.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
-    let _ = within("the server's close", stream.read_to_end(&mut answer)).await;
+    let _ = waiting::within("the server's close", stream.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 

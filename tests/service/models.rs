@@ -147,13 +147,18 @@ async fn ends_that_are_no_success_are_told_apart() {
 async fn keys_and_headers_go_to_the_provider_and_nowhere_else() {
     let stub = Stub::start().await;
     stub.on("leaky", |call| {
-        let key = call.headers["authorization"].to_str().unwrap().to_owned();
-        vec![Do::Refuse(400, &[], format!("{{\"error\":{{\"message\":\"bad key {key}\"}}}}"))]
+        let [key, pass] =
+            ["authorization", "x-pass"].map(|name| call.headers[name].to_str().unwrap());
+        vec![Do::Refuse(
+            400,
+            &[],
+            format!("{{\"error\":{{\"message\":\"bad key {key}, {pass}\"}}}}"),
+        )]
     });
     let folder = tempfile::tempdir().unwrap();
     let file = format!(
         "[providers.mine]\nkind = \"openai\"\nbase_url = \"{}\"\napi_key_env = \"MY_KEY\"\n\
-         headers = {{ X-Team = \"blue\" }}\noutput_limit_field = \"max_completion_tokens\"\n\
+         headers = {{ X-Team = \"blue\", X-Pass = \"canary-5678\" }}\noutput_limit_field = \"max_completion_tokens\"\n\
          stream_usage = false\n",
         stub.base_url
     );

@@ -89,6 +89,7 @@ fn bodies() -> Vec<(u32, u32, Body)> {
         provider_status: None,
         message: None,
         discard_from_seq: Seq(1),
+        last_item: 1,
         retry_in: Some(0.5),
         elapsed_time: None,
         usage: None,

@@ -26,6 +26,10 @@ const ERROR_TIME: Duration = Duration::from_secs(5);
 /// The largest answer that is read where a server does not stream.
 const WHOLE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// A header's value that is shorter is a label such as a team's name, and masking it would spoil
+/// messages.
+const SECRET_BYTES_MIN: usize = 8;
+
 /// Where a call's id may stand.
 const REQUEST_ID_HEADERS: [&str; 4] =
     ["x-request-id", "request-id", "x-litellm-call-id", "x-generation-id"];
@@ -99,7 +103,7 @@ impl OpenAi {
             None => None,
         };
         let called = self.exchange(request, deltas).await;
-        called.map_err(|failure| self.without_key(failure))
+        called.map_err(|failure| self.without_secrets(failure))
     }
 
     async fn exchange(
@@ -150,10 +154,13 @@ impl OpenAi {
         post.send().await.map_err(|error| lost(error, "the request failed"))
     }
 
-    /// No error may show the key: providers repeat it in theirs.
-    fn without_key(&self, mut failure: Failure) -> Failure {
-        if let Some(key) = self.endpoint.api_key.as_deref().filter(|key| !key.is_empty()) {
-            failure.message = failure.message.replace(key, "***");
+    /// No error may show the key or a configured header: providers repeat them in theirs.
+    fn without_secrets(&self, mut failure: Failure) -> Failure {
+        let headers = self.endpoint.headers.values().filter_map(|value| value.to_str().ok());
+        let headers = headers.filter(|value| value.len() >= SECRET_BYTES_MIN);
+        let key = self.endpoint.api_key.as_deref().filter(|key| !key.is_empty());
+        for secret in key.into_iter().chain(headers) {
+            failure.message = failure.message.replace(secret, "***");
         }
         failure
     }

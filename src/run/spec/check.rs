@@ -93,9 +93,9 @@ fn models(models: &Models, catalog: &Catalog, found: &mut Vec<Violation>) {
             found.push(Violation {
                 pointer: "/agent/model".to_owned(),
                 detail: format!(
-                    "unknown model `{}`; a model is `provider/name`, configured providers are: {}",
+                    "unknown model `{}`; a model is `provider/name`, on offer are: {}",
                     name.chars().take(100).collect::<String>(),
-                    catalog.providers.join(", ")
+                    catalog.models.join(", ")
                 ),
                 code: Code::UnknownModel,
             });

@@ -15,7 +15,7 @@ fn catalog() -> Catalog {
         effect: Effect::Read,
     };
     Catalog {
-        providers: vec!["demo".to_owned(), "openai".to_owned()],
+        models: vec!["openai/*".to_owned(), "demo/assistant".to_owned()],
         default_model: "demo/assistant".to_owned(),
         builtins: vec![builtin("calculator"), builtin("current_time")],
     }
@@ -363,13 +363,13 @@ fn a_run_id_is_one_of_a_client() {
 
 #[test]
 fn a_model_is_one_or_a_list_and_absent_the_default() {
-    assert_eq!(accepts("/agent/model", json!("demo/x")).agent.model.0, ["demo/x"]);
-    let several = accepts("/agent/model", json!(["demo/x", "openai/y/z"]));
-    assert_eq!(several.agent.model.0, ["demo/x", "openai/y/z"]);
+    assert_eq!(accepts("/agent/model", json!("openai/x")).agent.model.0, ["openai/x"]);
+    let several = accepts("/agent/model", json!(["openai/x", "openai/y/z"]));
+    assert_eq!(several.agent.model.0, ["openai/x", "openai/y/z"]);
     for absent in [json!(null), json!([])] {
         assert_eq!(accepts("/agent/model", absent).agent.model.0, ["demo/assistant"]);
     }
-    let many: Value = (0..9).map(|n| json!(format!("demo/{n}"))).collect();
+    let many: Value = (0..9).map(|n| json!(format!("openai/{n}"))).collect();
     check("/agent/model", many, &["at most 8", "got 9"]);
 }
 
@@ -380,10 +380,10 @@ fn codes_tell_unknown_models_agents_and_prices_from_other_mistakes() {
         assert_eq!(found.len(), 1, "{found:?}");
         (found[0].code, found[0].detail.clone())
     };
-    for unknown in ["nobody/x", "demo/", "demo", "/x", ""] {
+    for unknown in ["nobody/x", "demo/", "demo", "demo/other", "openai/", "openai", "/x", ""] {
         let (code, detail) = code(&with("/agent/model", json!(unknown)));
         assert_eq!(code, Code::UnknownModel);
-        assert!(detail.contains("demo, openai"), "{detail}");
+        assert!(detail.contains("openai/*, demo/assistant"), "{detail}");
     }
     let (unknown, detail) = code(&with("/agent", json!("support@3")));
     assert_eq!(unknown, Code::UnknownAgent);

@@ -119,7 +119,7 @@ fn a_tool_calls_arguments_are_an_object_or_text() {
 fn the_serialised_spec_is_itself_a_valid_body() {
     let asked = json!({
         "agent": {
-            "name": "A", "instructions": "Help {{user}}", "model": ["demo/x", "openai/y"],
+            "name": "A", "instructions": "Help {{user}}", "model": ["openai/x", "openai/y"],
             "model_settings": {"temperature": 0.25, "stop": ["."], "tool_choice": "auto",
                                "extra": {"seed": 7}},
             "tools": [{"type": "builtin", "name": "calculator", "timeout": 2.5}],

@@ -1,0 +1,72 @@
+//! Takes runs from the queue, and finds owned runs that nobody drives.
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Drain, Pool};
+use crate::run::RunId;
+use crate::store::LetGo;
+
+/// How many runs are claimed in one go: the next go follows at once while there are more.
+const CLAIM_MAX: usize = 128;
+
+impl Pool {
+    /// Takes due runs until the queue or the slots are used up.
+    pub(super) async fn claim(&mut self, drain: &Drain) {
+        loop {
+            let mut permits = self.tools.admission.take(CLAIM_MAX);
+            let asked = permits.len();
+            let slots = u32::try_from(asked).expect("a claim is small");
+            let claimed = match self.tools.store.claim(self.tools.node, slots).await {
+                Ok(claimed) => claimed,
+                Err(error) => {
+                    tracing::warn!(error = %error, "the queue can't be read; it is tried again");
+                    return;
+                }
+            };
+            let to_drive = claimed.iter().filter(|one| !one.for_inbox).count();
+            self.tools.admission.set_backlog(to_drive == asked);
+            for one in claimed {
+                let permit: Option<OwnedSemaphorePermit> =
+                    if one.for_inbox { None } else { permits.pop() };
+                let slot = permit.map(|permit| self.tools.admission.slot(permit));
+                self.drive(one.run, one.reason, slot, drain);
+            }
+            // A slot that was freed before the backlog was known woke nobody.
+            let (used, slots) = self.tools.admission.usage();
+            if to_drive < asked || (asked == 0 && used == slots) {
+                return;
+            }
+        }
+    }
+
+    /// Queues runs that this node owns and nobody has driven for two looks: the answer of their
+    /// create or claim was lost, or their driver let go while the store was away.
+    pub(super) async fn sweep(&mut self) {
+        let owned = match self.tools.store.owned(self.tools.node).await {
+            Ok(owned) => owned,
+            Err(error) => {
+                tracing::warn!(error = %error, "owned runs can't be listed; it is tried again");
+                return;
+            }
+        };
+        let is_orphan =
+            |run: &RunId| !self.tools.admission.has_driver(*run) && !self.given_up.contains(run);
+        let orphans = owned.into_iter().filter(is_orphan).collect();
+        let before = std::mem::replace(&mut self.orphans, orphans);
+        let stuck: Vec<RunId> = self.orphans.intersection(&before).copied().collect();
+        metrics::gauge!("runledger_runs_stuck").set(stuck.len() as f64);
+        for run in stuck {
+            tracing::warn!(run.id = %run, "nobody drives run {run}; it is queued again");
+            self.requeue(run, LetGo::ForSlot).await;
+        }
+    }
+
+    pub(super) async fn requeue(&mut self, run: RunId, why: LetGo) {
+        match self.tools.store.requeue(self.tools.node, run, why).await {
+            Ok(()) => self.tools.admission.queued(),
+            Err(error) => {
+                tracing::warn!(run.id = %run, error = %error, "run {run} can't be queued yet");
+            }
+        }
+    }
+}
