@@ -461,7 +461,7 @@ impl Usage {
             *mine = sum(*mine, *more, u64::saturating_add);
         }
         // JSON has no infinity: it would be read again as unknown.
-        self.cost_usd = sum(self.cost_usd, *cost_usd, |a, b| (a + b).min(f64::MAX));
+        self.cost_usd = sum(self.cost_usd, *cost_usd, |a, b| (a + b).clamp(f64::MIN, f64::MAX));
         self.estimated = self.estimated.or(*estimated);
     }
 }

@@ -99,7 +99,7 @@ fn check_log(events: &[Event]) {
     let mut items: BTreeMap<u32, (u32, u32, bool)> = BTreeMap::new();
     for (place, event) in events.iter().enumerate() {
         assert_eq!(event.seq.0, place as u64 + 1, "a log has no gaps");
-        assert_eq!(event.body.is_terminal() && place + 1 < events.len(), false, "the last event");
+        assert!(!event.body.is_terminal() || place + 1 == events.len(), "the last event");
         match &event.body {
             Body::TurnStarted { .. } => {
                 assert!(!completed.contains(&event.turn), "a committed turn is not called again");

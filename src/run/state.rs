@@ -456,3 +456,6 @@ impl Call {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
