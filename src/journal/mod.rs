@@ -7,6 +7,8 @@
 
 mod batch;
 mod creator;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::sync::Arc;

@@ -422,3 +422,6 @@ fn number(run: RunId, open: &mut Open, entry: Option<Entry>) -> (Append, Part) {
     append.events = stored;
     (append, Part { run, events, entry })
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,14 +15,14 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// The next so many transactions are committed, and their callers are told that they failed.
+    /// So many more transactions are committed, and their callers are told that they failed.
     pub(crate) fn lose_answers(&self, times: u32) {
-        self.lost_answers.store(times, Ordering::SeqCst);
+        self.lost_answers.fetch_add(times, Ordering::SeqCst);
     }
 
-    /// The next so many transactions fail just before their commit.
+    /// So many more transactions fail just before their commit.
     pub(crate) fn fail_commits(&self, times: u32) {
-        self.failed_commits.store(times, Ordering::SeqCst);
+        self.failed_commits.fetch_add(times, Ordering::SeqCst);
     }
 
     /// Switches off what tells a batch that is sent again from a new one: for controls.
