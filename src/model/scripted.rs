@@ -38,7 +38,18 @@ const SENTENCES: [&str; 5] = [
 
 /// The scripted model.
 #[derive(Clone, Copy, Debug)]
-pub struct Scripted;
+pub struct Scripted {
+    script: Script,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Script {
+    /// `demo/assistant`.
+    Assistant,
+    /// `demo/by_input`: the input is the script, a list of `[TEXT, [TOOL, …]]` for each turn.
+    #[cfg(test)]
+    ByInput,
+}
 
 impl Scripted {
     /// The name of the one script.
@@ -46,7 +57,13 @@ impl Scripted {
 
     /// The script of this name.
     pub fn named(name: &str) -> Option<Scripted> {
-        (name == Scripted::ASSISTANT).then_some(Scripted)
+        let script = match name {
+            Scripted::ASSISTANT => Script::Assistant,
+            #[cfg(test)]
+            "by_input" => Script::ByInput,
+            _ => return None,
+        };
+        Some(Scripted { script })
     }
 
     /// Plays the script: see [`super::Model::call`].
@@ -55,7 +72,11 @@ impl Scripted {
         request: &Request,
         deltas: mpsc::Sender<Delta>,
     ) -> Result<Reply, Failure> {
-        let Play { text, calls, pause } = play(request);
+        let Play { text, calls, pause } = match self.script {
+            Script::Assistant => play(request),
+            #[cfg(test)]
+            Script::ByInput => tests::by_input(request),
+        };
         let most = request.settings.max_output_tokens.map_or(usize::MAX, |most| most as usize);
         let words: Vec<&str> = text.split_inclusive(' ').collect();
         let said = words.len().min(most);
@@ -235,6 +256,28 @@ fn usage(request: &Request, said: usize) -> Usage {
 mod tests {
     use super::*;
     use crate::run::spec::ModelSettings;
+
+    /// The turn that the input tells to play; calls have no arguments but the calculator's.
+    pub(super) fn by_input(request: &Request) -> Play {
+        let asked = request.messages.iter().rposition(|one| matches!(one, Message::User { .. }));
+        let asked = asked.expect("somebody asked");
+        let Message::User { content } = &request.messages[asked] else { unreachable!("see above") };
+        let turns: Vec<(String, Vec<String>)> =
+            serde_json::from_str(&content.text()).expect("the input is a script");
+        let answers = request.messages[asked..].iter();
+        let turn = answers.filter(|one| matches!(one, Message::Assistant { .. })).count();
+        let (text, tools) = turns[turn].clone();
+        let calls = tools.into_iter().map(|tool_name| ProposedCall {
+            provider_call_id: None,
+            arguments_raw: match tool_name.as_str() {
+                "calculator" => r#"{"expression":"6*7"}"#.to_owned(),
+                _ => String::new(),
+            },
+            tool_name,
+            provider_metadata: None,
+        });
+        Play { text, calls: calls.collect(), pause: Duration::ZERO }
+    }
 
     fn request(messages: Value, tools: &[&str]) -> Request {
         let offers = tools.iter().map(|name| json!({"name": name, "parameters": {}}));

@@ -10,6 +10,14 @@ use crate::run::event::Effect;
 
 /// The built-in tools as models see them.
 pub(super) fn all() -> Vec<Builtin> {
+    #[cfg_attr(not(test), expect(unused_mut, reason = "tests add tools of their own"))]
+    let mut all = real();
+    #[cfg(test)]
+    all.extend(trying::all());
+    all
+}
+
+fn real() -> Vec<Builtin> {
     vec![
         Builtin {
             name: "calculator".to_owned(),
@@ -51,7 +59,9 @@ pub(super) fn all() -> Vec<Builtin> {
 ///
 /// # Errors
 /// What was wrong, in words for the model.
-pub(super) fn call(name: &str, arguments: &Value) -> Result<Value, String> {
+pub(super) async fn call(name: &str, arguments: &Value) -> Result<Value, String> {
+    #[cfg(test)]
+    trying::call(name).await;
     match name {
         "calculator" => {
             let expression = arguments.get("expression").and_then(Value::as_str);
@@ -78,6 +88,35 @@ fn time_in(zone: &str, now: Timestamp) -> Result<Value, String> {
         "weekday": zoned.strftime("%A").to_string(),
         "unix_seconds": now.as_second(),
     }))
+}
+
+/// Tools that behave as tests need it: the real ones answer at once, and well.
+#[cfg(test)]
+mod trying {
+    use super::*;
+
+    pub(super) fn all() -> Vec<Builtin> {
+        let tool = |name: &str, effect| Builtin {
+            name: name.to_owned(),
+            description: String::new(),
+            parameters: json!({"type": "object"}),
+            effect,
+        };
+        vec![
+            tool("never", Effect::Read),
+            tool("never_once", Effect::Once),
+            tool("panics", Effect::Read),
+            tool("breaks_the_driver", Effect::Read),
+        ]
+    }
+
+    pub(super) async fn call(name: &str) {
+        match name {
+            "never" | "never_once" => std::future::pending().await,
+            "panics" => panic!("the tool `{name}` was called"),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl Toolbox {
     pub async fn call(&self, tool: &Tool, arguments: &Value) -> Answer {
         let call = async {
             match tool.kind {
-                ToolKind::Builtin => builtin::call(&tool.name, arguments),
+                ToolKind::Builtin => builtin::call(&tool.name, arguments).await,
             }
         };
         match tokio::time::timeout(Duration::from_secs_f64(tool.timeout), call).await {

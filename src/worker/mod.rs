@@ -11,14 +11,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, Slot};
 use crate::journal::{Journal, NewRun};
 use crate::model::Registry;
-use crate::run::{Catalog, RunId};
+use crate::run::{Catalog, RunId, limits};
 use crate::store::{LetGo, NodeId, Store};
 use crate::tool::Toolbox;
 
@@ -28,8 +28,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// How often this node looks for runs that it owns and nobody drives.
 const SWEEP: Duration = Duration::from_secs(2);
 
-/// How often a run's driver may panic before the run is left alone until the next start.
-const PANICS_MAX: u32 = 5;
+/// How often a run's driver may panic before the run is left alone until the next start: each panic
+/// counts as a crash, so that `decide` ends the run before, if it is asked at all.
+const PANICS_MAX: u32 = limits::CRASHES + 1;
 
 /// What every driver works with. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -160,3 +161,6 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,6 +72,8 @@ impl Driver {
         let deadline = self.deadline();
         let mut running = JoinSet::new();
         let mut ids = BTreeMap::new();
+        #[cfg(test)]
+        super::tests::break_where_told(&self.state, &started);
         for call in &started {
             if let Some(task) = self.spawn(&mut running, call) {
                 ids.insert(task, call.clone());
