@@ -24,7 +24,7 @@ use crate::model::openai::{Endpoint, Patience};
 use crate::model::scripted::Scripted;
 use crate::model::{Registry, registry};
 use crate::run::Catalog;
-use crate::store::Store;
+use crate::store::{NodeId, Store};
 use crate::tool::Toolbox;
 use crate::worker::{Drain, Pool, Tools};
 
@@ -55,51 +55,8 @@ pub async fn serve(
     let store = Store::open_sqlite(&config.data_dir).await?;
     let (node, rescued) = store.register(&node_name()).await?;
     let models = Arc::new(models(&config)?);
-    let toolbox = Toolbox::new();
-    let catalog = Arc::new(Catalog {
-        models: models.offers(),
-        default_model: models.default_model().to_owned(),
-        builtins: toolbox.builtins(),
-    });
-    let hub = Hub::default();
-    let fenced = CancellationToken::new();
-    let (to_pool, new_runs) = mpsc::channel(NEW_RUNS_MAX);
-    let (journal, loops) = journal(store.clone(), hub.clone(), node, to_pool, fenced.clone());
-    let admission = Admission::new(config.slots as usize);
-    let tools = Tools {
-        store: store.clone(),
-        journal: journal.clone(),
-        admission: admission.clone(),
-        models: Arc::clone(&models),
-        toolbox,
-        catalog: Arc::clone(&catalog),
-        node,
-        node_name: format!("{}-{}", node_name(), node.0),
-    };
-    let state = ApiState {
-        store: store.clone(),
-        journal,
-        hub,
-        admission,
-        catalog,
-        stop: stop.clone(),
-        metrics: metrics.clone(),
-    };
-    let guard = Guard {
-        is_loopback: config.is_loopback(),
-        is_auth_on: config.is_auth_on(),
-        cors_origins: config.cors_origins.clone(),
-    };
-    let router = api::router(state, Arc::new(Keys::new(&config.api_keys)), guard);
-    let drain = Drain { soon: stop.clone(), now: CancellationToken::new() };
-    let options = server::Options { drain_deadline: config.drain, ..server::Options::default() };
-
-    let mut tasks = JoinSet::new();
-    tasks.spawn(loops.writer.run());
-    tasks.spawn(loops.creator.run());
-    tasks.spawn(Pool::new(tools, new_runs).run(drain.clone()));
-    tasks.spawn(server::serve(listener, router, options, stop.clone()));
-    tasks.spawn(upkeep(metrics, stop.clone()));
+    let parts = Parts { config: &config, store: &store, node, models: &models, metrics, stop };
+    let Running { mut tasks, drain, fenced } = parts.start(listener);
     greet(&config, &store, &models, address);
     if rescued.crashed + rescued.handed_over > 0 {
         tracing::info!(
@@ -108,14 +65,17 @@ pub async fn serve(
             "runs of an earlier start go on",
         );
     }
-
     let ended_early = tokio::select! {
         biased;
-        () = stop.cancelled() => None,
-        () = fenced.cancelled() => Some(anyhow::anyhow!("another process has taken over this node's runs")),
-        ended = tasks.join_next() => Some(anyhow::anyhow!("a part of the service ended: {ended:?}")),
+        () = drain.soon.cancelled() => None,
+        () = fenced.cancelled() => {
+            Some(anyhow::anyhow!("another process has taken over this node's runs"))
+        }
+        ended = tasks.join_next() => {
+            Some(anyhow::anyhow!("a part of the service ended: {ended:?}"))
+        }
     };
-    stop.cancel();
+    drain.soon.cancel();
     finish(tasks, drain, config.drain).await;
     if ended_early.is_none() {
         let left = store.hand_over(node).await?;
@@ -123,6 +83,76 @@ pub async fn serve(
     }
     store.close().await;
     ended_early.map_or(Ok(()), Err)
+}
+
+/// What the service is made of.
+struct Parts<'a> {
+    config: &'a Config,
+    store: &'a Store,
+    node: NodeId,
+    models: &'a Arc<Registry>,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+}
+
+/// The service while it runs.
+struct Running {
+    tasks: JoinSet<()>,
+    drain: Drain,
+    fenced: CancellationToken,
+}
+
+impl Parts<'_> {
+    /// Puts everything together and spawns its loops.
+    fn start(self, listener: TcpListener) -> Running {
+        let Parts { config, store, node, models, metrics, stop } = self;
+        let toolbox = Toolbox::new();
+        let catalog = Arc::new(Catalog {
+            models: models.offers(),
+            default_model: models.default_model().to_owned(),
+            builtins: toolbox.builtins(),
+        });
+        let hub = Hub::default();
+        let fenced = CancellationToken::new();
+        let (to_pool, new_runs) = mpsc::channel(NEW_RUNS_MAX);
+        let (journal, loops) = journal(store.clone(), hub.clone(), node, to_pool, fenced.clone());
+        let admission = Admission::new(config.slots as usize);
+        let tools = Tools {
+            store: store.clone(),
+            journal: journal.clone(),
+            admission: admission.clone(),
+            models: Arc::clone(models),
+            toolbox,
+            catalog: Arc::clone(&catalog),
+            node,
+            node_name: format!("{}-{}", node_name(), node.0),
+        };
+        let state = ApiState {
+            store: store.clone(),
+            journal,
+            hub,
+            admission,
+            catalog,
+            stop: stop.clone(),
+            metrics: metrics.clone(),
+        };
+        let guard = Guard {
+            is_loopback: config.is_loopback(),
+            is_auth_on: config.is_auth_on(),
+            cors_origins: config.cors_origins.clone(),
+        };
+        let router = api::router(state, Arc::new(Keys::new(&config.api_keys)), guard);
+        let drain = Drain { soon: stop.clone(), now: CancellationToken::new() };
+        let options =
+            server::Options { drain_deadline: config.drain, ..server::Options::default() };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(loops.writer.run());
+        tasks.spawn(loops.creator.run());
+        tasks.spawn(Pool::new(tools, new_runs).run(drain.clone()));
+        tasks.spawn(server::serve(listener, router, options, stop.clone()));
+        tasks.spawn(upkeep(metrics, stop));
+        Running { tasks, drain, fenced }
+    }
 }
 
 /// Joins everything. The server and the pool end by themselves; the journal's loops end with the last
