@@ -76,7 +76,8 @@ fn told_briefly(state: &State) -> String {
     };
     let tokens = state.usage.total_tokens.map_or("?".to_owned(), |tokens| tokens.to_string());
     format!(
-        "{} {} {}.{}: {} turns, {} failures, {} crashes, {} items, {} calls open, {tokens} tokens{attempt}",
+        "{} {} {}.{}: {} turns, {} failures, {} crashes, {} items, {} calls open, \
+         {tokens} tokens{attempt}",
         state.last_seq,
         state.status.name(),
         state.turn,

@@ -1,8 +1,8 @@
 //! The events of a run: the only form in which facts are stored, promised to be readable for ever.
 //!
 //! The stored text of an event is `{"seq":…,"at":…,"type":…,"turn":…,"attempt":…,…}`. Whoever makes
-//! the event serialises everything behind `at` ([`Draft::to_text`]); the journal puts `seq` and `at`
-//! before it. Fields are only ever added; `tests/logs/` holds logs of every release.
+//! the event serialises everything behind `at` ([`Draft::to_text`]); the journal puts `seq` and
+//! `at` before it. Fields are only ever added; `tests/logs/` holds logs of every release.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

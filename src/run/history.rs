@@ -9,8 +9,8 @@ use super::spec::Spec;
 use super::state::{Call, State, Turn};
 
 impl State {
-    /// The conversation as the next run would receive it: valid input, tools included. Void output is
-    /// no part of it, nor are calls that have no answer yet.
+    /// The conversation as the next run would receive it: valid input, tools included. Void output
+    /// is no part of it, nor are calls that have no answer yet.
     pub fn history(&self, spec: &Spec) -> Vec<Message> {
         let mut messages = spec.opening();
         for turn in &self.turns {

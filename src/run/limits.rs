@@ -24,6 +24,8 @@ pub const AGENT_NAME: std::ops::RangeInclusive<usize> = 1..=128;
 pub const TOOLS: usize = 128;
 /// Models of an agent: the first and its fallbacks.
 pub const MODELS: usize = 8;
+/// Characters of a model's name: every attempt's event repeats it.
+pub const MODEL_NAME_CHARS: usize = 256;
 /// Attempts at a model within one turn, the first included.
 pub const ATTEMPTS_PER_MODEL: u32 = 4;
 /// How often a node may die under a run, without a turn finished between, before it is given up.
@@ -44,8 +46,8 @@ pub const QUEUED_INPUT_BYTES: usize = 64 * 1024;
 pub const TOOL_RESULT_BYTES: usize = 256 * 1024;
 /// Characters of a tool's words in a run's error; the whole result is in the log.
 pub const ERROR_CHARS: usize = 512;
-/// How deep a model's arguments and a provider's opaque data may be nested: within a stored event and
-/// within a history they must still be read, the latter by the bound of `JSON_DEPTH`.
+/// How deep a model's arguments and a provider's opaque data may be nested: within a stored event
+/// and within a history they must still be read, the latter by the bound of `JSON_DEPTH`.
 pub const NESTED_DEPTH: usize = 32;
 /// Bytes of instructions after their variables were put in: a name is short and its value is not.
 pub const INSTRUCTIONS_BYTES: usize = BODY_BYTES;

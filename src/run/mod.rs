@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod decide;
 pub mod ending;
 pub mod event;
+mod fold;
 mod history;
 pub mod id;
 pub mod limits;

@@ -6,7 +6,7 @@
 //!
 //! | statement | events |
 //! |---|---|
-//! | `started`, `drained`, `died N` | `run.started`, for a new run, after a drain, after N crashes |
+//! | `started`, `drained`, `died N` | `run.started`: a new run, after a drain, after N crashes |
 //! | `asked [MODEL]` | `turn.started`: the next attempt or turn, by what came before |
 //! | `said TEXT`, `thought TEXT` | `text`, `reasoning` |
 //! | `ended REASON` | `turn.completed` of the attempt under way, without calls |

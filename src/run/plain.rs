@@ -29,8 +29,8 @@ pub fn is_plain(value: &Value) -> bool {
     fits(value, limits::NESTED_DEPTH)
 }
 
-/// The arguments that a model wrote: an object, nothing at all being the empty one; the text as it is
-/// where they are no object, or none that can be stored and read again.
+/// The arguments that a model wrote: an object, nothing at all being the empty one; the text as it
+/// is where they are no object, or none that can be stored and read again.
 pub fn arguments(raw: &str) -> Value {
     if raw.trim().is_empty() {
         return Value::Object(Map::new());

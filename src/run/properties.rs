@@ -13,10 +13,10 @@ use super::world::{World, clocks, without_old_deltas};
 use super::{CallId, Spec, Step, decide};
 
 /// Enough that each of the world's turns of fate is met many times; the suite stays quick.
-const CASES: u32 = 96;
+const CASES: u32 = 160;
 
 /// The longest tape: a few turns with everything that can happen in them.
-const TAPE_MAX: usize = 160;
+const TAPE_MAX: usize = 240;
 
 fn tape() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 8..TAPE_MAX)
@@ -138,8 +138,12 @@ fn check_log(events: &[Event]) {
     assert_eq!(numbers, dense, "items are numbered densely over the run");
 }
 
+fn cases() -> ProptestConfig {
+    ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
     fn every_log_keeps_the_laws(tape in tape()) {
@@ -178,7 +182,10 @@ proptest! {
     }
 
     #[test]
-    fn a_log_folds_in_pieces_and_from_its_stored_text(tape in tape(), cut in any::<prop::sample::Index>()) {
+    fn a_log_folds_in_pieces_and_from_its_stored_text(
+        tape in tape(),
+        cut in any::<prop::sample::Index>(),
+    ) {
         let World { log, .. } = World::play(tape);
         let (first, second) = log.events.split_at(cut.index(log.events.len()));
         let mut state = State::fold(first);
@@ -196,7 +203,8 @@ proptest! {
     #[test]
     fn every_run_ends_however_greedy_its_model(tape in tape()) {
         let world = World::play(tape);
-        // Per turn: a call of the model, an abandoned attempt, refused calls, and two rounds of tools.
+        // Per turn: a call of the model, an abandoned attempt, refused calls, and two rounds of
+        // tools.
         let steps = 5 * (world.spec.config.max_turns + 2) + 5;
         prop_assert!(world.ends_with_a_greedy_model(steps));
     }

@@ -27,9 +27,9 @@ pub struct Retry {
     pub jitter: f64,
 }
 
-/// The wait before the next attempt after one more failure, or none where that was the last: backoff
-/// from half a second, doubled for each failure of the turn, at most 30 s, with jitter, at least what
-/// the provider asks for, and never past the turn's or the run's time.
+/// The wait before the next attempt after one more failure, or none where that was the last:
+/// backoff from half a second, doubled for each failure of the turn, at most 30 s, with jitter, at
+/// least what the provider asks for, and never past the turn's or the run's time.
 pub fn retry_in(
     spec: &Spec,
     state: &State,
@@ -198,7 +198,8 @@ mod tests {
             if let Some(wait) = wait_after(failures, retry, clock) {
                 let elapsed = clock.elapsed.as_secs_f64() + wait;
                 prop_assert!(elapsed < 300.0 && clock.turn_elapsed.as_secs_f64() + wait < 60.0);
-                let least = if failures < 3 { retry_after.unwrap_or_default() } else { Duration::ZERO };
+                let asked = retry_after.filter(|_| failures < 3);
+                let least = asked.unwrap_or_default();
                 prop_assert!(wait >= least.as_secs_f64());
                 prop_assert!(wait <= BACKOFF_MAX.max(least.as_secs_f64()));
             }

@@ -15,9 +15,9 @@ pub enum Unrendered {
     TooLong,
 }
 
-/// Puts the variables into the template. Text is put in as it is, anything else as JSON. Braces that
-/// hold no dotted name of `[A-Za-z0-9_-]` stay as they are. It takes time linear in what it reads and
-/// writes, whatever the braces.
+/// Puts the variables into the template. Text is put in as it is, anything else as JSON. Braces
+/// that hold no dotted name of `[A-Za-z0-9_-]` stay as they are. It takes time linear in what it
+/// reads and writes, whatever the braces.
 ///
 /// # Errors
 /// The first name that `variables` does not have, or that the result is too long.

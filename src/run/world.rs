@@ -159,10 +159,13 @@ impl World {
                     let text = self.pick(&WORDS);
                     self.log.thought(text);
                 }
-                8 => return self.take_over(StartReason::Crash),
+                8 => {
+                    let reason = self.pick(&[StartReason::Crash, StartReason::Drain]);
+                    return self.take_over(reason);
+                }
                 9 => return self.fail(model),
                 10 if self.roll(6) == 0 => return self.cancel(),
-                11 if self.roll(6) == 0 => {
+                11 if self.roll(3) == 0 => {
                     self.log.clock.turn_elapsed *= 1000;
                     return;
                 }
@@ -197,7 +200,8 @@ impl World {
     }
 
     fn reply(&mut self) {
-        let calls = self.roll(4);
+        // An answer without calls ends the run: it comes seldom.
+        let calls = self.roll(8).div_ceil(2);
         for _call in 0..calls {
             let tool = format!("{}{}", self.pick(&TOOLS), self.log.state.last_item);
             let raw = self.pick(&ARGUMENTS);
@@ -205,7 +209,7 @@ impl World {
         }
         let good = if calls > 0 { FinishReason::ToolCalls } else { FinishReason::Stop };
         let odd = [FinishReason::Length, FinishReason::ContentFilter, FinishReason::Other];
-        let finish_reason = if self.roll(12) == 11 { self.pick(&odd) } else { good };
+        let finish_reason = if self.roll(24) == 23 { self.pick(&odd) } else { good };
         let tokens = self.roll(50).into();
         self.log.used(tokens);
         self.log.ended(finish_reason);
@@ -286,15 +290,15 @@ pub(super) fn without_old_deltas(events: &[Event]) -> Vec<&Event> {
 fn spec(tape: &mut impl Iterator<Item = u8>) -> Spec {
     let mut roll = |sides: u8| tape.next().unwrap_or(0) % sides;
     let mut config = json!({
-        "max_turns": 1 + roll(4),
+        "max_turns": 1 + roll(8),
         "stop_on_tool_error": roll(5) == 4,
         "on_limit": if roll(2) == 0 { "finalize" } else { "fail" },
     });
     if roll(3) == 0 {
-        config["max_total_tokens"] = json!(1 + roll(120));
+        config["max_total_tokens"] = json!(1 + u32::from(roll(250)) * 2);
     }
     if roll(3) == 0 {
-        config["max_tool_calls"] = json!(roll(4));
+        config["max_tool_calls"] = json!(roll(8));
     }
     let history = match roll(3) {
         0 => json!([]),

@@ -16,7 +16,7 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-fn json_value() -> impl Strategy<Value = Value> {
+fn json_value() -> BoxedStrategy<Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -31,6 +31,7 @@ fn json_value() -> impl Strategy<Value = Value> {
             btree_map(text(), inner, 0..3).prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
+    .boxed()
 }
 
 /// What `Option<Value>` can hold: a null is read as nothing.
@@ -46,9 +47,9 @@ fn finite() -> impl Strategy<Value = f64> {
     any::<f64>().prop_filter("JSON has no others", |number| number.is_finite())
 }
 
-fn usage() -> impl Strategy<Value = Usage> {
-    (vec(option::of(any::<u64>()), 6), option::of(finite()), option::of(any::<bool>())).prop_map(
-        |(tokens, cost_usd, estimated)| Usage {
+fn usage() -> BoxedStrategy<Usage> {
+    (vec(option::of(any::<u64>()), 6), option::of(finite()), option::of(any::<bool>()))
+        .prop_map(|(tokens, cost_usd, estimated)| Usage {
             input_tokens: tokens[0],
             cached_input_tokens: tokens[1],
             cache_write_input_tokens: tokens[2],
@@ -57,8 +58,8 @@ fn usage() -> impl Strategy<Value = Usage> {
             total_tokens: tokens[5],
             cost_usd,
             estimated,
-        },
-    )
+        })
+        .boxed()
 }
 
 fn parts() -> impl Strategy<Value = Vec<OutputPart>> {
@@ -70,25 +71,27 @@ fn parts() -> impl Strategy<Value = Vec<OutputPart>> {
     vec(prop_oneof![said, thought], 0..3)
 }
 
-fn result() -> impl Strategy<Value = RunResult> {
+fn result() -> BoxedStrategy<RunResult> {
     let error = (text(), text(), any::<bool>(), json_value()).prop_map(
         |(code, message, retryable, details)| RunError { code, message, retryable, details },
     );
-    (option::of(text()), opaque(), text(), option::of(error), usage(), finite(), object()).prop_map(
-        |(final_output, output, stop_reason, error, usage, elapsed_time, variables)| RunResult {
-            final_output,
-            output,
-            stop_reason,
-            error,
-            usage,
-            turn_count: 3,
-            elapsed_time,
-            variables,
-        },
-    )
+    (option::of(text()), opaque(), text(), option::of(error), usage(), finite(), object())
+        .prop_map(|(final_output, output, stop_reason, error, usage, elapsed_time, variables)| {
+            RunResult {
+                final_output,
+                output,
+                stop_reason,
+                error,
+                usage,
+                turn_count: 3,
+                elapsed_time,
+                variables,
+            }
+        })
+        .boxed()
 }
 
-fn run_events() -> impl Strategy<Value = Body> {
+fn run_events() -> BoxedStrategy<Body> {
     let queued = (text(), text(), option::of(text()), json_value(), option::of(any::<bool>()))
         .prop_map(|(run_id, by, optional, input, truncated)| Body::RunQueued {
             format: FORMAT,
@@ -128,9 +131,10 @@ fn run_events() -> impl Strategy<Value = Body> {
         (text(), result()).prop_map(|(run_id, result)| Body::RunFailed { run_id, result }),
         (text(), result()).prop_map(|(run_id, result)| Body::RunCancelled { run_id, result }),
     ]
+    .boxed()
 }
 
-fn turn_events() -> impl Strategy<Value = Body> {
+fn turn_events() -> BoxedStrategy<Body> {
     let finished = [FinishReason::Stop, FinishReason::ToolCalls, FinishReason::Other];
     let completed = (prop::sample::select(finished.to_vec()), parts(), usage(), opaque(), finite())
         .prop_map(|(finish_reason, parts, usage, provider_metadata, elapsed_time)| {
@@ -174,9 +178,10 @@ fn turn_events() -> impl Strategy<Value = Body> {
         completed,
         aborted,
     ]
+    .boxed()
 }
 
-fn tool_events() -> impl Strategy<Value = Body> {
+fn tool_events() -> BoxedStrategy<Body> {
     let called = (any::<u32>(), text(), json_value(), text(), opaque()).prop_map(
         |(item, tool_name, arguments, arguments_raw, provider_metadata)| Body::ToolCall {
             item,
@@ -212,11 +217,11 @@ fn tool_events() -> impl Strategy<Value = Body> {
             truncated: http_status.map(|_| true),
             elapsed_time,
         });
-    prop_oneof![called, started, returned]
+    prop_oneof![called, started, returned].boxed()
 }
 
-fn body() -> impl Strategy<Value = Body> {
-    prop_oneof![run_events(), turn_events(), tool_events()]
+fn body() -> BoxedStrategy<Body> {
+    prop_oneof![run_events(), turn_events(), tool_events()].boxed()
 }
 
 fn stored(draft: &Draft) -> String {
@@ -248,8 +253,13 @@ fn names_in_order(text: &str) -> Vec<String> {
     serde::Deserializer::deserialize_map(&mut reader, Names).expect("it is an object")
 }
 
+/// Enough to meet every kind of body with every kind of text; the suite stays quick.
+fn cases() -> ProptestConfig {
+    ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
     fn the_stored_text_is_read_as_the_same_event(

@@ -89,12 +89,21 @@ fn models(models: &Models, catalog: &Catalog, found: &mut Vec<Violation>) {
         return;
     }
     for name in &models.0 {
-        if !catalog.has_model(name) {
+        let length = name.chars().count();
+        if length > limits::MODEL_NAME_CHARS {
+            found.push(wrong(
+                "/agent/model",
+                format!(
+                    "a name must have at most {} characters, got {length}",
+                    limits::MODEL_NAME_CHARS
+                ),
+            ));
+        } else if !catalog.has_model(name) {
             found.push(Violation {
                 pointer: "/agent/model".to_owned(),
                 detail: format!(
-                    "unknown model `{}`; a model is `provider/name`, on offer are: {}",
-                    name.chars().take(100).collect::<String>(),
+                    "unknown model {}; a model is `provider/name`, on offer are: {}",
+                    quoted(name),
                     catalog.models.join(", ")
                 ),
                 code: Code::UnknownModel,
@@ -214,7 +223,7 @@ fn history(messages: &[Message], found: &mut Vec<Violation>) {
                     found.push(wrong(
                         format!("{pointer}/call_id"),
                         format!(
-                            "answers no open tool call of the assistant's message before it, got {}",
+                            "answers no open tool call of the message before it, got {}",
                             quoted(call_id)
                         ),
                     ));
@@ -237,7 +246,7 @@ fn history(messages: &[Message], found: &mut Vec<Violation>) {
                         found.push(wrong(
                             format!("{pointer}/arguments"),
                             format!(
-                                "must be an object, or a string where the model's were none, got {}",
+                                "must be an object, or a string if the model's were none, got {}",
                                 short(&call.arguments)
                             ),
                         ));

@@ -131,7 +131,7 @@ pub(super) const TOOL_CALL: Form = Form {
     fields: &[
         ("call_id", "a string"),
         ("tool_name", "a string"),
-        ("arguments", "an object, or a string where the model's were none"),
+        ("arguments", "an object, or a string if the model's were none"),
         ("provider_metadata", "JSON"),
     ],
     required: &["call_id", "tool_name", "arguments"],

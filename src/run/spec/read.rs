@@ -342,8 +342,8 @@ impl Reader {
         Some(known)
     }
 
-    /// Makes a record of its fields. Each that does not fit is told and left out, so that the others
-    /// are looked at too.
+    /// Makes a record of its fields. Each that does not fit is told and left out, so that the
+    /// others are looked at too.
     fn whole<T: for<'de> Deserialize<'de>>(
         &mut self,
         fields: Map<String, Value>,

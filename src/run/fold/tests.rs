@@ -1,7 +1,10 @@
 //! What the fold makes of single events; whole logs are in `decide` and `properties`.
 
+use serde_json::Map;
+
 use super::*;
-use crate::run::event::Usage;
+use crate::run::event::{FinishReason, Usage};
+use crate::run::id::Seq;
 use crate::run::notation::log;
 
 fn event(body: Body) -> Event {
