@@ -86,8 +86,10 @@ pub(super) async fn drive(
     if !tools.admission.attach(run, Arc::clone(&nudge)) {
         return Left { run, requeue: None };
     }
-    let admission = tools.admission.clone();
+    let (admission, journal) = (tools.admission.clone(), tools.journal.clone());
     let driven = drive_attached(tools, run, reason, slot.is_some(), nudge, drain).await;
+    // Where it ended by an error its pen was dropped, and only a closed run may be let go.
+    journal.close(run).await;
     admission.detach(run);
     drop(slot);
     let requeue = match driven {
