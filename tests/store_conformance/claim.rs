@@ -54,6 +54,41 @@ pub(crate) async fn a_run_is_claimed_once_however_many_ask(bench: Bench) {
     assert_eq!(claimed.into_iter().collect::<BTreeSet<RunId>>().len(), 50);
 }
 
+pub(crate) async fn a_claim_that_is_dropped_is_made_whole_or_not_at_all(bench: Bench) {
+    let node = bench.node().await;
+    let (mut owned, mut waiting) = (0, 0);
+    for round in 0..40 {
+        let run = bench.queued().await;
+        let claim = node.claim(1);
+        tokio::select! {
+            biased;
+            _ = claim => {}
+            () = yields(round) => {}
+        }
+        // Writes are made one after another: this one comes after the claim, if that was begun.
+        bench.leave(run, "note", "a").await;
+        let is_owned = bench.store.owned(node.id).await.expect("it is read").contains(&run);
+        let place = bench.store.queue_position(run).await.expect("it is read");
+        assert_eq!(is_owned, place.is_none());
+        if is_owned {
+            owned += 1;
+            bench.let_go(&node, run, LetGo::ForSlot).await;
+        } else {
+            waiting += 1;
+        }
+        node.claim(9).await;
+    }
+    println!("row=dropped_claim faults_fired=40 ops_ok={owned} value=0 waiting={waiting}");
+    assert!(owned > 0, "none was begun");
+}
+
+/// Lets the others go on so many times.
+async fn yields(times: usize) {
+    for _ in 0..times {
+        tokio::task::yield_now().await;
+    }
+}
+
 pub(crate) async fn what_is_not_due_waits(bench: Bench) {
     let node = bench.node().await;
     let later = bench.queued_at(bench.store.now_ms() + 3_600_000).await;
