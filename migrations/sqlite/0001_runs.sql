@@ -38,6 +38,7 @@ create table runs (
     spec text not null
 );
 create index runs_owned on runs (node_id) where node_id is not null;
+create index runs_suspect on runs (id) where crashes >= 2;
 
 -- Idempotency keys and run ids chosen by clients: one intent, one run.
 create table run_keys (

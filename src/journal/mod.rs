@@ -12,7 +12,7 @@ mod tests;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,12 @@ pub struct Journal {
     appends: mpsc::Sender<writer::Job>,
     fenced: CancellationToken,
     clock: Arc<Clock>,
+    pens: Arc<AtomicU64>,
 }
+
+/// Tells a run's pen from one that was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PenId(u64);
 
 /// The loops that carry out what comes through the door; `app` runs and joins them. They end when
 /// the last handle is dropped, after everything that waits.
@@ -152,7 +157,8 @@ pub fn journal(
     let creator =
         Creator::new(store.clone(), hub.clone(), node, Arc::clone(&clock), create_jobs, new_runs);
     let writer = Writer::new(store, hub, node, Arc::clone(&clock), append_jobs, fenced.clone());
-    (Journal { creates, appends, fenced, clock }, Loops { writer, creator })
+    let pens = Arc::new(AtomicU64::new(0));
+    (Journal { creates, appends, fenced, clock, pens }, Loops { writer, creator })
 }
 
 impl Journal {
@@ -174,11 +180,17 @@ impl Journal {
         answered.await.map_err(|_dropped| gone())?
     }
 
-    /// Opens a run that this node owns for appending behind `head`. One pen at a time for a run.
+    /// Opens a run that this node owns for appending behind `head`. One pen at a time for a run: where
+    /// there are two, neither writes any more.
+    ///
+    /// # Cancel safety
+    /// Dropping it before there is room opens nothing; later, the run is to be closed with
+    /// [`Journal::close`].
     pub async fn open(&self, run: RunId, head: Seq, last_at_ms: i64) -> Result<Pen, Refused> {
-        let job = writer::Job::Open { run, head, last_at_ms };
+        let id = PenId(self.pens.fetch_add(1, Ordering::Relaxed));
+        let job = writer::Job::Open { run, pen: id, head, last_at_ms };
         self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)?;
-        Ok(Pen { run, appends: self.appends.clone(), is_torn: false })
+        Ok(Pen { run, id, appends: self.appends.clone(), is_torn: false })
     }
 
     /// Closes a run whose pen was dropped without [`Pen::close`], as a driver that panics does. Like
@@ -211,6 +223,7 @@ impl Journal {
 #[derive(Debug)]
 pub struct Pen {
     run: RunId,
+    id: PenId,
     appends: mpsc::Sender<writer::Job>,
     /// An append was dropped before its answer: whoever holds this pen no longer knows the log.
     is_torn: bool,
@@ -233,7 +246,7 @@ impl Pen {
     /// Dropping it before there is room means that the text was not taken.
     pub async fn push(&mut self, text: Text) -> Result<(), Refused> {
         assert!(!self.is_torn, "a pen whose append was dropped is dropped too");
-        let job = writer::Job::Push { run: self.run, text };
+        let job = writer::Job::Push { run: self.run, pen: self.id, text };
         self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)
     }
 
@@ -258,7 +271,7 @@ impl Pen {
         let drafts = drafts.into_iter().map(batch::Written::new).collect();
         let (answer, answered) = oneshot::channel();
         let entry = writer::Entry { drafts, effects, answer };
-        let job = writer::Job::Append { run: self.run, entry };
+        let job = writer::Job::Append { run: self.run, pen: self.id, entry };
         self.is_torn = true;
         self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)?;
         let answer = answered.await.map_err(|_dropped| Refused::NotOwner)?;

@@ -220,11 +220,26 @@ async fn a_run_that_is_opened_twice_is_refused_to_both() {
         let refused = pen.append(vec![note(1)], Effects::default()).await;
         assert_eq!(refused, Err(Refused::NotOwner));
     }
-    first.close().await;
-    second.close().await;
     assert_eq!(bench.log(run).await.len(), 1);
     let mut third = bench.open(run).await;
     third.append(vec![note(1)], Effects::default()).await.expect("the run goes on");
+    first.push(text(1, "late")).await.expect("there is room");
+    let refused = second.append(vec![note(2)], Effects::default()).await;
+    assert_eq!(refused, Err(Refused::NotOwner), "a pen that was refused stays so");
+    third.append(vec![note(3)], Effects::default()).await.expect("the run goes on");
+    assert_eq!(bench.transcript(run).await, ["note 1", "note 3"]);
+}
+
+#[tokio::test]
+async fn a_damaged_store_stops_everything() {
+    let bench = Bench::started().await;
+    let run = bench.run().await;
+    let mut pen = bench.open(run).await;
+    bench.faults().damage();
+    let refused = pen.append(vec![note(1)], Effects::default()).await;
+    assert_eq!(refused, Err(Refused::NotOwner), "it is not asked again for ever");
+    assert!(bench.journal.fenced().is_cancelled());
+    pen.close().await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{self, Size, Text, Waiting, Written};
-use super::{Clock, Committed, Effects, Refused, timestamp};
+use super::{Clock, Committed, Effects, PenId, Refused, timestamp};
 use crate::hub::Hub;
 use crate::run::{Body, Event, RunId, Seq};
 use crate::store::{Append, Appended, BatchNumber, NodeId, Store, StoreError};
@@ -25,9 +25,9 @@ const DOUBT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Job {
-    Open { run: RunId, head: Seq, last_at_ms: i64 },
-    Push { run: RunId, text: Text },
-    Append { run: RunId, entry: Entry },
+    Open { run: RunId, pen: PenId, head: Seq, last_at_ms: i64 },
+    Push { run: RunId, pen: PenId, text: Text },
+    Append { run: RunId, pen: PenId, entry: Entry },
     Close { run: RunId, done: oneshot::Sender<()> },
 }
 
@@ -41,6 +41,7 @@ pub(super) struct Entry {
 /// A run that has a pen.
 #[derive(Debug)]
 struct Open {
+    pen: PenId,
     head: Seq,
     last_at_ms: i64,
     waiting: Waiting,
@@ -55,8 +56,9 @@ struct Open {
 }
 
 impl Open {
-    fn new(head: Seq, last_at_ms: i64) -> Open {
+    fn new(pen: PenId, head: Seq, last_at_ms: i64) -> Open {
         Open {
+            pen,
             head,
             last_at_ms,
             waiting: Waiting::default(),
@@ -165,9 +167,9 @@ impl Writer {
 
     fn take(&mut self, job: Job) {
         match job {
-            Job::Open { run, head, last_at_ms } => self.open(run, head, last_at_ms),
-            Job::Push { run, text } => {
-                if let Some(open) = self.open.get_mut(&run)
+            Job::Open { run, pen, head, last_at_ms } => self.open(run, pen, head, last_at_ms),
+            Job::Push { run, pen, text } => {
+                if let Some(open) = self.open_with(run, pen)
                     && open.refused.is_none()
                 {
                     open.waiting.push(text);
@@ -176,7 +178,7 @@ impl Writer {
                     }
                 }
             }
-            Job::Append { run, entry } => match self.open.get_mut(&run) {
+            Job::Append { run, pen, entry } => match self.open_with(run, pen) {
                 Some(Open { refused: None, entry: waiting, is_ready, .. }) => {
                     assert!(waiting.is_none(), "a driver awaits each append before the next");
                     *waiting = Some(entry);
@@ -206,17 +208,22 @@ impl Writer {
         }
     }
 
+    fn open_with(&mut self, run: RunId, pen: PenId) -> Option<&mut Open> {
+        self.open.get_mut(&run).filter(|open| open.pen == pen)
+    }
+
     /// A run is opened by one driver at a time. If there are two, neither knows the log any more:
     /// both are refused, and whoever drives the run next folds it anew.
-    fn open(&mut self, run: RunId, head: Seq, last_at_ms: i64) {
-        match self.open.entry(run) {
-            hash_map::Entry::Vacant(place) => {
-                place.insert(Open::new(head, last_at_ms));
-            }
-            hash_map::Entry::Occupied(_) => {
-                tracing::error!(run.id = %run, "run {run} was opened twice");
-                self.refuse_run(run, &Refused::NotOwner);
-            }
+    fn open(&mut self, run: RunId, pen: PenId, head: Seq, last_at_ms: i64) {
+        if let hash_map::Entry::Vacant(place) = self.open.entry(run) {
+            place.insert(Open::new(pen, head, last_at_ms));
+            return;
+        }
+        tracing::error!(run.id = %run, "run {run} was opened twice");
+        self.refuse_run(run, &Refused::NotOwner);
+        for done in self.open.remove(&run).into_iter().flat_map(|open| open.closing) {
+            // Whoever has stopped waiting needs no answer.
+            let _ = done.send(());
         }
     }
 

@@ -26,7 +26,8 @@ pub enum StoreError {
     /// A value was refused as data: the batch is split, and the run that has it fails alone.
     #[error("the store refused the data: {0}")]
     Data(String),
-    /// It may work later; nothing was committed unless a later read shows it.
+    /// It may work later. Whether it was committed is not known: creates and batches of appends can
+    /// be sent again, and whatever else was done shows in a later read.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
     /// What is stored can't be read.
@@ -65,6 +66,9 @@ impl Store {
     }
 
     /// Makes a new node row and takes over what dead nodes left: their runs are queued again.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn register(&self, name: &str) -> Result<(NodeId, Rescued), StoreError> {
         match self {
             Store::Sqlite(store) => store.register(name).await,
@@ -73,6 +77,9 @@ impl Store {
 
     /// Ends this node's ownership: every run that it still has is queued for whoever comes next, and
     /// no crash is counted.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn hand_over(&self, node: NodeId) -> Result<u64, StoreError> {
         match self {
             Store::Sqlite(store) => store.hand_over(node).await,
@@ -81,6 +88,9 @@ impl Store {
 
     /// Creates runs, each with its keys and first events, in one transaction. A create that is sent
     /// again, because nobody knows whether it was committed, is the same run.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn create(&self, batch: Vec<Create>) -> Result<Vec<Created>, StoreError> {
         match self {
             Store::Sqlite(store) => store.create(batch).await,
@@ -93,6 +103,9 @@ impl Store {
     /// Whoever can't know whether a batch was committed sends it again under its number: where it
     /// was, nothing is done and the answer is the first one's; where it was not, it is now. A batch
     /// below the last number is refused as data, so that one that was delayed can't come in late.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn append(
         &self,
         node: NodeId,
@@ -105,6 +118,9 @@ impl Store {
     }
 
     /// Takes due runs from the queue: up to `slots` to drive, and those with inbox news besides.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn claim(&self, node: NodeId, slots: u32) -> Result<Vec<Claimed>, StoreError> {
         match self {
             Store::Sqlite(store) => store.claim(node, slots).await,
@@ -120,6 +136,9 @@ impl Store {
 
     /// Lets go of a run that has not ended and queues it. A run that this node doesn't own is left
     /// as it is.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn requeue(&self, node: NodeId, run: RunId, why: LetGo) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.requeue(node, run, why).await,
@@ -127,6 +146,9 @@ impl Store {
     }
 
     /// Leaves something in a run's inbox and wakes its owner, or queues it where it has none.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn leave(
         &self,
         tenant: &str,

@@ -54,6 +54,36 @@ pub(crate) async fn a_run_is_claimed_once_however_many_ask(bench: Bench) {
     assert_eq!(claimed.into_iter().collect::<BTreeSet<RunId>>().len(), 50);
 }
 
+pub(crate) async fn a_claim_that_is_dropped_is_made_whole_or_not_at_all(bench: Bench) {
+    let node = bench.node().await;
+    let (mut dropped, mut done, mut torn) = (0, 0, 0);
+    for round in 0..40 {
+        let run = bench.queued().await;
+        tokio::select! {
+            biased;
+            _ = node.claim(1) => {}
+            () = yields(round) => dropped += 1,
+        }
+        // Writes are made one after another: this one comes after the claim, if that was begun.
+        bench.leave(run, "note", "a").await;
+        let is_owned = bench.store.owned(node.id).await.expect("it is read").contains(&run);
+        let place = bench.store.queue_position(run).await.expect("it is read");
+        torn += usize::from(is_owned == place.is_some());
+        done += usize::from(is_owned);
+        node.claim(9).await;
+    }
+    println!("row=dropped_claim faults_fired={dropped} ops_ok={done} value={torn}");
+    assert!(dropped >= 10 && done >= 10, "too few to prove anything");
+    assert_eq!(torn, 0);
+}
+
+/// Lets the others go on so many times.
+async fn yields(times: usize) {
+    for _ in 0..times {
+        tokio::task::yield_now().await;
+    }
+}
+
 pub(crate) async fn what_is_not_due_waits(bench: Bench) {
     let node = bench.node().await;
     let later = bench.queued_at(bench.store.now_ms() + 3_600_000).await;

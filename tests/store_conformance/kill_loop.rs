@@ -24,6 +24,9 @@ const TOGETHER: u64 = 3;
 
 const RUNS: usize = 4;
 
+/// Where the number of acknowledgements before each kill comes from.
+const SEED: u64 = 0x5eed;
+
 /// The longest time that a child may take for what takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -41,7 +44,7 @@ struct Found {
 pub(crate) async fn nothing_acknowledged_is_lost_by_a_kill(bench: Bench) {
     let found = rounds(bench, 20, false).await;
     println!(
-        "row=kill_loop faults_fired={} ops_ok={} value={}",
+        "row=kill_loop seed={SEED} faults_fired={} ops_ok={} value={}",
         found.kills,
         found.acks,
         found.lost + found.gaps + found.halves + found.changed
@@ -53,7 +56,7 @@ pub(crate) async fn nothing_acknowledged_is_lost_by_a_kill(bench: Bench) {
 pub(crate) async fn a_store_that_acknowledged_too_early_would_be_found_out(bench: Bench) {
     let found = rounds(bench, 20, true).await;
     println!(
-        "row=kill_loop_control faults_fired={} ops_ok={} value={}",
+        "row=kill_loop_control seed={SEED} faults_fired={} ops_ok={} value={}",
         found.kills, found.acks, found.lost
     );
     assert!(found.kills == 20 && found.acks >= 100, "{found:?}");
@@ -63,7 +66,7 @@ pub(crate) async fn a_store_that_acknowledged_too_early_would_be_found_out(bench
 async fn rounds(mut bench: Bench, rounds: u32, is_too_early: bool) -> Found {
     let mut found = Found::default();
     let mut acked = BTreeMap::new();
-    let mut seed: u64 = 0x5eed;
+    let mut seed = SEED;
     for _ in 0..rounds {
         bench.store.close().await;
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -56,6 +56,7 @@ conformance!(sqlite => {
     claim:
         runs_are_claimed_in_order_up_to_the_slots,
         a_run_is_claimed_once_however_many_ask,
+        a_claim_that_is_dropped_is_made_whole_or_not_at_all,
         what_is_not_due_waits,
         runs_with_news_are_claimed_beyond_the_slots,
         nothing_waits_behind_a_suspect,

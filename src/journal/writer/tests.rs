@@ -22,7 +22,7 @@ fn run(number: u128) -> RunId {
 fn push(run: RunId, item: u32, content: String) -> Job {
     let text =
         Text { turn: 1, attempt: 1, item, is_reasoning: false, content, provider_metadata: None };
-    Job::Push { run, text }
+    Job::Push { run, pen: PenId(1), text }
 }
 
 fn append(run: RunId, notes: usize, only_if_inbox_n: Option<i64>) -> Job {
@@ -38,7 +38,7 @@ fn append(run: RunId, notes: usize, only_if_inbox_n: Option<i64>) -> Job {
     let drafts = (0..notes).map(|_| Written::new(draft.clone())).collect();
     let (answer, _) = oneshot::channel();
     let effects = Effects { only_if_inbox_n, ..Effects::default() };
-    Job::Append { run, entry: Entry { drafts, effects, answer } }
+    Job::Append { run, pen: PenId(1), entry: Entry { drafts, effects, answer } }
 }
 
 /// What a batch holds: its runs in order, and the events of each.
@@ -63,7 +63,7 @@ fn next(writer: &mut Writer) -> Vec<(u128, usize)> {
 async fn a_batch_is_bounded_and_what_is_left_goes_next_in_order() {
     let (mut writer, folder) = writer().await;
     for number in 1..=6 {
-        writer.take(Job::Open { run: run(number), head: Seq(0), last_at_ms: 0 });
+        writer.take(Job::Open { run: run(number), pen: PenId(1), head: Seq(0), last_at_ms: 0 });
     }
     writer.take(append(run(1), 600, None));
     writer.take(append(run(2), 600, None));
@@ -88,7 +88,7 @@ async fn a_batch_is_bounded_and_what_is_left_goes_next_in_order() {
 async fn a_guarded_append_waits_for_its_text_and_then_goes_first() {
     let (mut writer, folder) = writer().await;
     for number in 1..=3 {
-        writer.take(Job::Open { run: run(number), head: Seq(0), last_at_ms: 0 });
+        writer.take(Job::Open { run: run(number), pen: PenId(1), head: Seq(0), last_at_ms: 0 });
     }
     writer.take(push(run(1), 1, "x".to_owned()));
     writer.take(append(run(1), 1, Some(0)));
@@ -107,7 +107,7 @@ async fn a_closed_run_is_forgotten_when_its_last_part_is_settled() {
         let (done, forgotten) = oneshot::channel();
         (Job::Close { run: run(1), done }, forgotten)
     };
-    writer.take(Job::Open { run: run(1), head: Seq(0), last_at_ms: 0 });
+    writer.take(Job::Open { run: run(1), pen: PenId(1), head: Seq(0), last_at_ms: 0 });
     writer.take(push(run(1), 1, "x".to_owned()));
     writer.take(append(run(1), 1, Some(0)));
     let ((first, mut forgotten), (second, mut forgotten_too)) = (close(), close());

@@ -12,6 +12,7 @@ pub(crate) struct Faults {
     failed_commits: Arc<AtomicU32>,
     fired: Arc<AtomicU32>,
     forgets_batches: Arc<AtomicBool>,
+    is_damaged: Arc<AtomicBool>,
 }
 
 impl Faults {
@@ -23,6 +24,11 @@ impl Faults {
     /// So many more transactions fail just before their commit.
     pub(crate) fn fail_commits(&self, times: u32) {
         self.failed_commits.fetch_add(times, Ordering::SeqCst);
+    }
+
+    /// From now on every transaction finds the file damaged.
+    pub(crate) fn damage(&self) {
+        self.is_damaged.store(true, Ordering::SeqCst);
     }
 
     /// Switches off what tells a batch that is sent again from a new one: for controls.
@@ -40,6 +46,9 @@ impl Faults {
     }
 
     pub(super) fn before_commit(&self) -> Result<(), StoreError> {
+        if self.is_damaged.load(Ordering::SeqCst) {
+            return Err(StoreError::Corrupt("a test damaged it".to_owned()));
+        }
         self.fire(&self.failed_commits, "failed before its commit")
     }
 

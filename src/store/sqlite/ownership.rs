@@ -12,9 +12,27 @@ use crate::store::{Claimed, InboxNote, InboxRow, Left, LetGo, NodeId, Rescued, S
 /// short work.
 const INBOX_CLAIMS: i64 = 64;
 
-/// From how many crashes on a run is suspected of killing its node: only one such run is driven at a
-/// time, and while it is, the node's death counts for it alone.
-const SUSPECT_CRASHES: i64 = 2;
+// From 2 crashes on a run is suspected of killing its node: only one such run is owned at a time, and
+// while it is, the node's death counts for it alone. The number stands in the statements themselves,
+// because only so can SQLite use the index `runs_suspect`.
+
+/// Due rows of one kind, in order. Of the suspects only the first, and none where the node has one:
+/// those behind them pass. The `cross join` makes SQLite begin with the suspects, who are few, and
+/// not with the queue.
+pub(super) const DUE: &str = "with suspect (run_id) as (
+         select queue.run_id
+           from runs cross join queue on queue.run_id = runs.id
+          where runs.crashes >= 2 and queue.kind = $1 and queue.run_at <= $2
+            and not exists (select 1 from runs owned
+                             where owned.node_id = $3 and owned.crashes >= 2)
+          order by queue.priority, queue.run_at, queue.run_id
+          limit 1)
+     select queue.run_id, queue.reason
+       from queue join runs on runs.id = queue.run_id
+      where queue.kind = $1 and queue.run_at <= $2
+        and (runs.crashes < 2 or queue.run_id in (select run_id from suspect))
+      order by queue.priority, queue.run_at, queue.run_id
+      limit $4";
 
 impl Sqlite {
     pub(in crate::store) async fn register(
@@ -139,13 +157,12 @@ async fn rescue(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
     sqlx::query(
         "update runs set crashes = crashes + 1
           where node_id is not null
-            and (crashes >= $1
+            and (crashes >= 2
                  or (status = 'RUNNING'
                      and not exists (select 1 from runs suspect
                                       where suspect.node_id is not null
-                                        and suspect.crashes >= $1)))",
+                                        and suspect.crashes >= 2)))",
     )
-    .bind(SUSPECT_CRASHES)
     .execute(&mut *connection)
     .await
     .map_err(store_error)?;
@@ -246,38 +263,20 @@ async fn mark_dead(
     Ok(())
 }
 
-/// Due rows of one kind, in order. Of the suspects only the first, and none where the node has one:
-/// those behind them pass.
 async fn due(
     connection: &mut SqliteConnection,
     node: NodeId,
     kind: &str,
     limit: i64,
 ) -> Result<Vec<Claimed>, StoreError> {
-    let rows: Vec<(Vec<u8>, String)> = sqlx::query_as(
-        "with suspect (run_id) as (
-             select queue.run_id
-               from queue join runs on runs.id = queue.run_id
-              where queue.kind = $1 and queue.run_at <= $2 and runs.crashes >= $3
-                and not exists (select 1 from runs owned
-                                 where owned.node_id = $4 and owned.crashes >= $3)
-              order by queue.priority, queue.run_at, queue.run_id
-              limit 1)
-         select queue.run_id, queue.reason
-           from queue join runs on runs.id = queue.run_id
-          where queue.kind = $1 and queue.run_at <= $2
-            and (runs.crashes < $3 or queue.run_id in (select run_id from suspect))
-          order by queue.priority, queue.run_at, queue.run_id
-          limit $5",
-    )
-    .bind(kind.to_owned())
-    .bind(now_ms())
-    .bind(SUSPECT_CRASHES)
-    .bind(node.0)
-    .bind(limit)
-    .fetch_all(connection)
-    .await
-    .map_err(store_error)?;
+    let rows: Vec<(Vec<u8>, String)> = sqlx::query_as(DUE)
+        .bind(kind.to_owned())
+        .bind(now_ms())
+        .bind(node.0)
+        .bind(limit)
+        .fetch_all(connection)
+        .await
+        .map_err(store_error)?;
     rows.into_iter()
         .map(|(run, reason)| Ok(Claimed { run: id_of(&run)?, for_inbox: kind == "inbox", reason }))
         .collect()

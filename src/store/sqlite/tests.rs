@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use sqlx::Row;
 
 use super::journal::{OWNED, UPDATE_RUNS};
+use super::ownership::DUE;
 use super::*;
 use crate::run::Seq;
 use crate::store::{Append, BatchNumber, Create, NodeId, StoredEvent};
@@ -270,21 +271,38 @@ async fn a_reader_that_stands_in_the_way_only_delays_the_cutting_of_the_log() {
     assert_eq!(store.events(run, Seq(40), 99).await.expect("it is read").len(), 10);
 }
 
+/// The steps in which SQLite carries out a statement.
+async fn plan(store: &Sqlite, sql: &str) -> Vec<String> {
+    let mut writer = store.writer.lock().await;
+    sqlx::query(sqlx::AssertSqlSafe(format!("explain query plan {sql}")))
+        .fetch_all(writer.connection())
+        .await
+        .expect("it is explained")
+        .iter()
+        .map(|row| row.get("detail"))
+        .collect()
+}
+
 #[tokio::test]
 async fn an_append_finds_its_runs_by_their_ids() {
     let folder = Folder::new();
     let store = folder.open().await;
     for sql in [OWNED, UPDATE_RUNS] {
-        let mut writer = store.writer.lock().await;
-        let plan = sqlx::query(sqlx::AssertSqlSafe(format!("explain query plan {sql}")))
-            .bind("[]")
-            .bind(1)
-            .fetch_all(writer.connection())
-            .await
-            .expect("it is explained");
-        let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+        let steps = plan(&store, sql).await;
         let of_runs: Vec<&String> =
             steps.iter().filter(|step| step.starts_with("SEARCH runs")).collect();
         assert!(of_runs.len() == 1 && of_runs[0].contains("(id=?)"), "{steps:?}");
     }
+}
+
+#[tokio::test]
+async fn a_claim_goes_along_the_queue_once_and_not_to_its_end() {
+    let folder = Folder::new();
+    let store = folder.open().await;
+    let steps = plan(&store, DUE).await;
+    let along: Vec<&String> = steps.iter().filter(|step| step.contains("queue_order")).collect();
+    assert!(along.len() == 1 && steps[0] == *along[0], "{steps:?}");
+    assert!(steps.iter().any(|step| step.contains("INDEX runs_suspect")), "{steps:?}");
+    let sorts = steps.iter().filter(|step| step.contains("TEMP B-TREE")).count();
+    assert_eq!(sorts, 1, "only the suspects are sorted, and those are few: {steps:?}");
 }
