@@ -371,8 +371,8 @@ fn a_model_is_one_or_a_list_and_absent_the_default() {
     }
     let many: Value = (0..9).map(|n| json!(format!("openai/{n}"))).collect();
     check("/agent/model", many, &["at most 8", "got 9"]);
-    accepts("/agent/model", json!(format!("demo/{}", "ß".repeat(251))));
-    let long = json!(format!("demo/{}", "ß".repeat(252)));
+    accepts("/agent/model", json!(format!("openai/{}", "ß".repeat(249))));
+    let long = json!(format!("openai/{}", "ß".repeat(250)));
     check("/agent/model", long, &["at most 256 characters", "got 257"]);
 }
 
