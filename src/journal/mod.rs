@@ -273,8 +273,10 @@ impl Pen {
         let entry = writer::Entry { drafts, effects, answer };
         let job = writer::Job::Append { run: self.run, pen: self.id, entry };
         self.is_torn = true;
-        self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)?;
-        let answer = answered.await.map_err(|_dropped| Refused::NotOwner)?;
+        let answer = match self.appends.send(job).await {
+            Ok(()) => answered.await.unwrap_or(Err(Refused::NotOwner)),
+            Err(_closed) => Err(Refused::NotOwner),
+        };
         self.is_torn = false;
         answer
     }
