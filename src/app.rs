@@ -69,7 +69,10 @@ pub async fn serve(
         biased;
         () = drain.soon.cancelled() => None,
         () = fenced.cancelled() => {
-            Some(anyhow::anyhow!("another process has taken over this node's runs"))
+            Some(anyhow::anyhow!(
+                "this node may not write any more: another process has taken over its runs, or the \
+                 data is damaged; the log says which"
+            ))
         }
         ended = tasks.join_next() => {
             Some(anyhow::anyhow!("a part of the service ended: {ended:?}"))

@@ -113,8 +113,7 @@ impl Sqlite {
         run: RunId,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         // 2 is turn.started, 6 turn.completed, 7 turn.aborted; 3 and 4 are the deltas. An attempt
-        // needs them while it is open, and where its cut text stands. The last delta of all tells how
-        // far the output items were numbered, void ones included.
+        // needs them while it is open, and where its cut text stands.
         let rows: Vec<(i64, i64, String)> = sqlx::query_as(
             "with attempt (seq) as (
                  select seq from events where run_id = $1 and type = 2 order by seq desc limit 1),
@@ -125,15 +124,11 @@ impl Sqlite {
                        where ended.run_id = $1 and ended.seq > attempt.seq
                          and (ended.type = 6
                               or ended.type = 7
-                                 and ended.data ->> 'reason' not in ('limit', 'cancelled')))),
-             last_delta (seq) as (
-                 select seq from events
-                  where run_id = $1 and type in (3, 4) order by seq desc limit 1)
+                                 and ended.data ->> 'reason' not in ('limit', 'cancelled'))))
              select seq, type, data from events
               where run_id = $1
                 and (type not in (3, 4)
-                     or seq > (select seq from needed)
-                     or seq = (select seq from last_delta))
+                     or seq > (select seq from needed))
               order by seq",
         )
         .bind(id_bytes(run))
