@@ -31,16 +31,14 @@ pub(super) struct Parts {
 
 /// Reads a body as far as it can be read. Left to check are the rules that types can't say.
 pub(super) fn read(body: &Value) -> (Parts, Vec<Violation>) {
-    let mut reader = Reader { found: Vec::new(), is_too_deep: false };
+    let mut reader = Reader { found: Vec::new() };
     reader.walk(body, &mut String::new(), 1);
-    let parts = if reader.is_too_deep { Parts::default() } else { reader.parts(body) };
+    let parts = reader.parts(body);
     (parts, reader.found)
 }
 
 struct Reader {
     found: Vec<Violation>,
-    /// What is too deep is not looked at any further.
-    is_too_deep: bool,
 }
 
 impl Reader {
@@ -57,7 +55,6 @@ impl Reader {
     /// Depth, NUL and reserved names, which hold for every string and level of the body.
     fn walk(&mut self, value: &Value, pointer: &mut String, depth: usize) {
         if depth > limits::JSON_DEPTH {
-            self.is_too_deep = true;
             let pointer: String = pointer.chars().take(200).collect();
             self.wrong(
                 pointer,
