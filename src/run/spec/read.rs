@@ -353,15 +353,19 @@ impl Reader {
             Err(error) => error.to_string(),
         };
         let fields = whole.as_object_mut().expect("it was made one");
-        let tag = fields.get_key_value("type").map(|(tag, kind)| (tag.clone(), kind.clone()));
+        // Alone (but for its tag) a field shows its own error, if it has one.
+        let fits = |alone: Map<String, Value>| match T::deserialize(&Value::Object(alone)) {
+            Ok(_) => true,
+            Err(error) => error.to_string().starts_with("missing field"),
+        };
+        let tag: Option<(String, Value)> = fields
+            .get_key_value("type")
+            .map(|(tag, kind)| (tag.clone(), kind.clone()))
+            .filter(|tag| fits(Map::from_iter([tag.clone()])));
         let before = fields.len();
         fields.retain(|name, field| {
-            // Alone (but for its tag) a field shows its own error, if it has one.
             let alone = tag.clone().into_iter().chain([(name.clone(), field.clone())]);
-            let fits = match T::deserialize(&Value::Object(alone.collect())) {
-                Ok(_) => true,
-                Err(error) => error.to_string().starts_with("missing field"),
-            };
+            let fits = fits(alone.collect());
             if !fits {
                 let detail = must_be(form.expected(name), field);
                 self.wrong(format!("{pointer}{}", step(name)), detail);
