@@ -53,10 +53,6 @@ impl Ending {
 /// an unknown reason, so that none of its calls runs.
 pub(super) fn of_last_turn(spec: &Spec, state: &State) -> Option<Ending> {
     let turn = state.turns.last()?;
-    if state.turn != turn.number {
-        // The next one has begun.
-        return None;
-    }
     match turn.finish_reason {
         FinishReason::Stop | FinishReason::ToolCalls => turn.calls.is_empty().then(|| {
             let limit = budget::made_last(spec, state, turn);

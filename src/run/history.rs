@@ -79,6 +79,7 @@ mod tests {
 
     use super::*;
     use crate::run::event::{FinishReason, Outcome};
+    use crate::run::limits;
     use crate::run::notation::{catalog, log, spec};
 
     /// The history in short: `user Hi | assistant x +2 | tool y`.
@@ -124,6 +125,30 @@ mod tests {
         assert_eq!(history_of(story), "user Hi | assistant  +1 | tool 7");
         let story = "started; called 1 a b; returned b 7; returned a 5";
         assert_eq!(history_of(story), "user Hi | assistant  +2 | tool 5 | tool 7");
+    }
+
+    #[test]
+    fn opaque_data_goes_back_as_it_was_or_not_at_all() {
+        let deep = (0..limits::NESTED_DEPTH).fold(json!(1), |inner, _| json!([inner]));
+        for (metadata, goes_back) in [
+            (json!({"signature": "c2ln", "parts": [[1, null]]}), true),
+            (json!({"signature": "a\0b"}), false),
+            (deep, false),
+        ] {
+            let mut log = log("started; asked; thought hm; said x; ended stop");
+            let turn = &mut log.state.turns[0];
+            let OutputPart::Reasoning { provider_metadata, .. } = &mut turn.parts[0] else {
+                panic!("it began with a thought")
+            };
+            *provider_metadata = Some(metadata.clone());
+            let history = log.state.history(&spec(&json!({})));
+            let Message::Assistant { reasoning, .. } = &history[1] else { panic!("it spoke") };
+            let Part::Reasoning { provider_metadata, text } = &reasoning[0] else {
+                panic!("it reasoned")
+            };
+            assert_eq!(provider_metadata, &goes_back.then_some(metadata));
+            assert_eq!(text.as_deref(), Some("hm"));
+        }
     }
 
     #[test]

@@ -68,3 +68,15 @@ fn statuses_have_names() {
     }
     assert_eq!(Status::parse("queued"), None);
 }
+
+#[test]
+fn a_new_attempt_has_nothing_of_the_one_before() {
+    let failed = log("started; asked; said x; broke overloaded 529 in 2").state;
+    assert_eq!((failed.retry_in, failed.failures.len()), (Some(2.0), 1));
+    let again = log("started; asked; said x; broke overloaded 529 in 2; asked").state;
+    assert_eq!((again.retry_in, again.failures.len()), (None, 1));
+    assert_eq!(again.open.map(|open| open.text), Some(String::new()));
+    let cut = log("started; asked; said x; broke limit").state;
+    assert_eq!(cut.partial.as_deref(), Some("x"));
+    assert_eq!(log("started; asked; said x; broke limit; asked").state.partial, None);
+}

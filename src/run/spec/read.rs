@@ -31,16 +31,14 @@ pub(super) struct Parts {
 
 /// Reads a body as far as it can be read. Left to check are the rules that types can't say.
 pub(super) fn read(body: &Value) -> (Parts, Vec<Violation>) {
-    let mut reader = Reader { found: Vec::new(), is_too_deep: false };
+    let mut reader = Reader { found: Vec::new() };
     reader.walk(body, &mut String::new(), 1);
-    let parts = if reader.is_too_deep { Parts::default() } else { reader.parts(body) };
+    let parts = reader.parts(body);
     (parts, reader.found)
 }
 
 struct Reader {
     found: Vec<Violation>,
-    /// What is too deep is not looked at any further.
-    is_too_deep: bool,
 }
 
 impl Reader {
@@ -57,7 +55,6 @@ impl Reader {
     /// Depth, NUL and reserved names, which hold for every string and level of the body.
     fn walk(&mut self, value: &Value, pointer: &mut String, depth: usize) {
         if depth > limits::JSON_DEPTH {
-            self.is_too_deep = true;
             let pointer: String = pointer.chars().take(200).collect();
             self.wrong(
                 pointer,
@@ -356,15 +353,19 @@ impl Reader {
             Err(error) => error.to_string(),
         };
         let fields = whole.as_object_mut().expect("it was made one");
-        let tag = fields.get_key_value("type").map(|(tag, kind)| (tag.clone(), kind.clone()));
+        // Alone (but for its tag) a field shows its own error, if it has one.
+        let fits = |alone: Map<String, Value>| match T::deserialize(&Value::Object(alone)) {
+            Ok(_) => true,
+            Err(error) => error.to_string().starts_with("missing field"),
+        };
+        let tag: Option<(String, Value)> = fields
+            .get_key_value("type")
+            .map(|(tag, kind)| (tag.clone(), kind.clone()))
+            .filter(|tag| fits(Map::from_iter([tag.clone()])));
         let before = fields.len();
         fields.retain(|name, field| {
-            // Alone (but for its tag) a field shows its own error, if it has one.
             let alone = tag.clone().into_iter().chain([(name.clone(), field.clone())]);
-            let fits = match T::deserialize(&Value::Object(alone.collect())) {
-                Ok(_) => true,
-                Err(error) => error.to_string().starts_with("missing field"),
-            };
+            let fits = fits(alone.collect());
             if !fits {
                 let detail = must_be(form.expected(name), field);
                 self.wrong(format!("{pointer}{}", step(name)), detail);

@@ -230,9 +230,11 @@ fn what_comes_later_is_told_as_such() {
     let place = "/agent/tools/0/approval";
     check_body(&with("/agent/tools", tool), place, &["is not available yet"]);
     let tool = json!([{"type": "http", "name": "find", "url": "https://shop.example/"}]);
-    let found = refusals(&with("/agent/tools", tool));
-    assert!(found.iter().any(|(place, detail)| place == "/agent/tools/0/type"
-        && detail.contains("http, client, mcp and agent are not available yet")));
+    let mut found = refusals(&with("/agent/tools", tool));
+    found.sort();
+    let places: Vec<&str> = found.iter().map(|(place, _)| place.as_str()).collect();
+    assert_eq!(places, ["/agent/tools/0/type", "/agent/tools/0/url"], "{found:?}");
+    assert!(found[0].1.contains("http, client, mcp and agent are not available yet"));
     check("/agent/output_schema", json!({"type": "object"}), &["is not available yet"]);
 }
 
