@@ -14,6 +14,9 @@ use crate::run::state::Call;
 use crate::run::{Body, CallId, Draft, State};
 use crate::tool::Answer;
 
+/// The longest that a model is told of why its call can't run.
+const REFUSAL_BYTES_MAX: usize = 2048;
+
 /// A tool has answered.
 struct Answered {
     call: CallId,
@@ -36,7 +39,9 @@ impl Driver {
             let draft = |body| Draft { turn: after.turn, attempt: after.attempt.max(1), body };
             if call.tries > 0 && call.effect == Effect::Once {
                 drafts.push(draft(closing(call)));
-            } else if let Some(words) = self.refusal(call) {
+            } else if let Some(mut words) = self.refusal(call) {
+                // It may repeat what the model wrote.
+                words.truncate(words.floor_char_boundary(REFUSAL_BYTES_MAX));
                 let answer = Answer::failed(words, Outcome::Error);
                 let answered = Answered { call: call.call_id.clone(), answer, elapsed: 0.0 };
                 drafts.push(draft(answer_of(call, answered, 0)));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::run::limits;
 use crate::run::request::request;
 use crate::run::retry::{Retry, retry_in};
 use crate::run::state::FailedAttempt;
-use crate::run::{Body, CallId, Draft, Ending, State};
+use crate::run::{Body, CallId, Draft, Ending, State, plain};
 
 /// A turn's output so far.
 #[derive(Debug, Default)]
@@ -32,7 +32,9 @@ impl Output {
         self.first.get_or_insert_with(Instant::now);
         let (content, is_reasoning, metadata) = match delta {
             Delta::Text(text) => (text, false, None),
-            Delta::Reasoning { text, provider_metadata } => (text, true, provider_metadata),
+            Delta::Reasoning { text, provider_metadata } => {
+                (text, true, provider_metadata.filter(plain::is_plain))
+            }
         };
         let same = !self.is_closed
             && matches!(
@@ -203,15 +205,7 @@ impl Driver {
     }
 
     fn tool_call(&self, call: ProposedCall, item: u32) -> Body {
-        let raw = call.arguments_raw.trim();
-        let arguments = if raw.is_empty() {
-            Value::Object(Map::new())
-        } else {
-            match serde_json::from_str::<Value>(raw) {
-                Ok(object @ Value::Object(_)) => object,
-                Ok(_) | Err(_) => Value::String(call.arguments_raw.clone()),
-            }
-        };
+        let arguments = plain::arguments(&call.arguments_raw);
         let tool = self.spec.tool(&call.tool_name);
         let effect = tool.and_then(|tool| {
             tool.effect.or_else(|| self.tools.catalog.builtin(&tool.name).map(|one| one.effect))
@@ -225,7 +219,7 @@ impl Driver {
             arguments_raw: call.arguments_raw,
             executor: tool.map_or(Executor::Server, |tool| tool.kind.executor()),
             effect: effect.unwrap_or(Effect::Read),
-            provider_metadata: call.provider_metadata,
+            provider_metadata: call.provider_metadata.filter(plain::is_plain),
         }
     }
 

@@ -123,7 +123,7 @@ fn agents() -> Vec<Bad> {
             "/agent/model_settings/temperature",
         ),
         tool(json!({"type": "builtin", "name": "shell"}), "/agent/tools/0/name"),
-        tool(json!({"type": "magic", "name": "x"}), "/agent/tools/0/type"),
+        tool(json!({"type": "magic", "name": "calculator"}), "/agent/tools/0/type"),
         tool(
             json!({"type": "builtin", "name": "calculator", "timeout": 0}),
             "/agent/tools/0/timeout",

@@ -64,7 +64,7 @@ async fn wrong_settings_are_all_listed_and_nothing_starts() {
     let (code, words) = fails(&mut wrong).await;
     assert_eq!(code, 2, "{words}");
     for part in [
-        "4 wrong setting(s)",
+        "4 settings are wrong",
         "RUNLEDGER_SLOTS",
         "\"many\"",
         "1 to 100000",
