@@ -252,10 +252,25 @@ fn type_uri<S: Serializer>(code: &ErrorCode, serializer: S) -> Result<S::Ok, S::
     serializer.collect_str(&format_args!("{TYPE_BASE}{}", code.name()))
 }
 
+/// How details begin that go on behind the name of their place: `max_turns must be …`.
+const VERBS: [&str; 11] = [
+    "must ", "is ", "needs ", "has ", "names ", "comes ", "ends ", "answers ", "may ", "can't ",
+    "either ",
+];
+
 impl std::fmt::Display for FieldError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Place::Pointer(place) | Place::Parameter(place) | Place::Header(place)) = &self.place;
-        write!(f, "{place}: {}", self.detail)
+        let name = match &self.place {
+            Place::Pointer(pointer) => pointer.trim_start_matches('/').replace('/', "."),
+            Place::Parameter(name) | Place::Header(name) => name.clone(),
+        };
+        let detail = &self.detail;
+        let is_said_of_it = VERBS.iter().any(|verb| detail.starts_with(verb));
+        match (name.as_str(), is_said_of_it) {
+            ("", _) => f.write_str(detail),
+            (name, true) => write!(f, "{name} {detail}"),
+            (name, false) => write!(f, "{name}: {detail}"),
+        }
     }
 }
 
@@ -329,7 +344,7 @@ mod tests {
         let expected = json!({
             "type": "https://runledger.dev/errors#invalid_request",
             "title": "The request is invalid", "status": 422, "code": "invalid_request",
-            "detail": "/config/max_turns: must be between 1 and 1000, got 0",
+            "detail": "config.max_turns must be between 1 and 1000, got 0",
             "retryable": false, "request_id": "r1",
             "errors": [
                 {"pointer": "/config/max_turns", "detail": detail},

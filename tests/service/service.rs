@@ -1,5 +1,6 @@
 //! A running service: the real binary on a port and in a folder of its own.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -50,9 +51,14 @@ pub struct Service {
 /// The data folder outlives each process that uses it.
 type Data = Arc<TempDir>;
 
+/// The binary: this build's, or the one that `RUNLEDGER_TEST_BINARY` names (a release, say).
+pub fn binary() -> OsString {
+    std::env::var_os("RUNLEDGER_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_runledger").into())
+}
+
 /// A command that runs the binary with nothing of this machine's settings in its environment.
 pub fn command(data: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runledger"));
+    let mut command = Command::new(binary());
     command
         .env_clear()
         .env("RUNLEDGER_LOG", "warn")

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::service::{Service, Setup, command};
+use crate::service::{Service, Setup, binary, command};
 use crate::stub::Stub;
 use crate::waiting::within;
 
@@ -75,7 +75,7 @@ async fn wrong_settings_are_all_listed_and_nothing_starts() {
     }
     assert!(!folder.path().join("runledger.db").exists());
 
-    let mut open = std::process::Command::new(env!("CARGO_BIN_EXE_runledger"));
+    let mut open = std::process::Command::new(binary());
     open.env_clear().args(["--listen", "0.0.0.0:0", "--data-dir"]).arg(folder.path());
     let (code, words) = fails(&mut Command::from(open)).await;
     assert_eq!(code, 2, "{words}");
@@ -97,7 +97,7 @@ async fn a_second_process_on_the_same_data_is_told_what_to_do() {
     assert!(words.contains("another process has the data folder"), "{words}");
     let address = service.client.url.trim_start_matches("http://").to_owned();
     let other = tempfile::tempdir().unwrap();
-    let mut taken = std::process::Command::new(env!("CARGO_BIN_EXE_runledger"));
+    let mut taken = std::process::Command::new(binary());
     taken.env_clear().args(["--listen", &address, "--data-dir"]).arg(other.path());
     let (code, words) = fails(&mut Command::from(taken)).await;
     assert_eq!(code, 1, "{words}");
