@@ -94,17 +94,21 @@ pub(super) async fn drive(
     }
     admission.detach(run);
     drop(slot);
-    let is_given_up = matches!(driven, Err(Halt::Poisoned(_)));
-    let requeue = match driven {
-        Ok(()) | Err(Halt::Drain | Halt::NotOwner) => None,
-        Err(Halt::NoSlot) => Some(LetGo::ForSlot),
+    let (requeue, is_given_up) = match driven {
+        Ok(()) | Err(Halt::Drain | Halt::NotOwner) => (None, false),
+        Err(Halt::NoSlot) => (Some(LetGo::ForSlot), false),
+        Err(Halt::Store(error @ StoreError::Corrupt(_))) => {
+            tracing::error!(run.id = %run, error = %error, "run {run} can't be driven");
+            (None, true)
+        }
         Err(Halt::Store(error)) => {
+            // The sweep finds it when the store is back.
             tracing::warn!(run.id = %run, error = %error, "run {run} is let go");
-            Some(LetGo::ForSlot)
+            (None, false)
         }
         Err(Halt::Poisoned(why)) => {
             tracing::error!(run.id = %run, why, "the store refuses even the end of run {run}");
-            None
+            (None, true)
         }
     };
     Left { run, requeue, is_given_up }

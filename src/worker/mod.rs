@@ -155,6 +155,7 @@ impl Pool {
         };
         if left.is_given_up {
             self.given_up.insert(left.run);
+            metrics::gauge!("runledger_runs_given_up").set(self.given_up.len() as f64);
         }
         if let Some(why) = left.requeue {
             self.requeue(left.run, why).await;

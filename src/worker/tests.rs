@@ -337,3 +337,25 @@ async fn a_run_that_is_owned_and_not_driven_is_found() {
     assert_eq!(story(&log), "new/0, end_turn");
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_run_whose_log_cannot_be_read_is_left_alone_and_harms_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = Node::start(&folder).await;
+    let (mut create, _queued) = node.create(&json!([["Done.", []]]), &json!({}));
+    let broken = create.id;
+    let data = r#"{"seq":1,"type":"of.a.later.release"}"#.into();
+    create.events = vec![StoredEvent { seq: Seq(1), kind: 0, data }];
+    node.store.create(vec![create]).await.expect("it is created");
+    node.admission.queued();
+    for _ in 0..20 {
+        let run = node.run(json!([["Done.", []]]), json!({})).await;
+        assert!(story(&node.ended(run).await).ends_with("end_turn"));
+    }
+    // It was claimed before the twenty, once: it is owned, and not in and out of the queue.
+    for _ in 0..20 {
+        assert_eq!(node.store.counts().await.expect("they are counted").queued, 0);
+        assert!(node.store.owned(node.node).await.expect("they are listed").contains(&broken));
+    }
+    node.stop().await;
+}
