@@ -18,6 +18,9 @@ use crate::run::{Body, CallId, Catalog, Draft, RunId, Seq, State};
 use crate::store::{Create, InboxNote, NodeId, Rescued, Store, StoredEvent};
 use crate::tool::Toolbox;
 
+/// More events than any log here has.
+const EVENTS_MAX: u32 = 5000;
+
 /// Fails a test that would wait for ever.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -152,7 +155,8 @@ impl Node {
     async fn until(&self, run: RunId, what: impl Fn(&[StoredEvent]) -> bool) -> Vec<Value> {
         let mut watch: Watch = self.hub.watch(run);
         loop {
-            let log = self.store.events(run, Seq(0), 1000).await.expect("it is read");
+            let log = self.store.events(run, Seq(0), EVENTS_MAX).await.expect("it is read");
+            assert!(log.len() < EVENTS_MAX as usize, "the log is longer than is looked at");
             if what(&log) {
                 let parsed = log.iter().map(|event| serde_json::from_str(&event.data));
                 return parsed.collect::<Result<_, _>>().expect("events are JSON");
