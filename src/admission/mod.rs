@@ -13,6 +13,9 @@ use crate::run::RunId;
 #[derive(Clone, Debug)]
 pub struct Admission {
     slots: Arc<Semaphore>,
+    /// How many runs may wait without their slot, each with its state in memory: as many as may be
+    /// active.
+    beds: Arc<Semaphore>,
     total: usize,
     /// Older runs wait in the queue: a new one takes its place behind them.
     has_backlog: Arc<AtomicBool>,
@@ -20,12 +23,13 @@ pub struct Admission {
     drivers: Arc<Mutex<HashMap<RunId, Arc<Notify>>>>,
 }
 
-/// A slot; it is free again when this is dropped.
+/// A slot; it is free again when this is dropped. While its run only waits, it can be lent.
 #[derive(Debug)]
 pub struct Slot {
+    admission: Admission,
     permit: Option<OwnedSemaphorePermit>,
-    has_backlog: Arc<AtomicBool>,
-    freed: Arc<Notify>,
+    /// The place among those that wait without a slot.
+    bed: Option<OwnedSemaphorePermit>,
 }
 
 impl Admission {
@@ -33,6 +37,7 @@ impl Admission {
     pub fn new(total: usize) -> Admission {
         Admission {
             slots: Arc::new(Semaphore::new(total)),
+            beds: Arc::new(Semaphore::new(total)),
             total,
             has_backlog: Arc::new(AtomicBool::new(true)),
             freed: Arc::new(Notify::new()),
@@ -88,8 +93,7 @@ impl Admission {
 
     /// A permit as a slot whose release wakes the claimer where somebody waits for it.
     pub fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
-        let (has_backlog, freed) = (Arc::clone(&self.has_backlog), Arc::clone(&self.freed));
-        Slot { permit: Some(permit), has_backlog, freed }
+        Slot { admission: self.clone(), permit: Some(permit), bed: None }
     }
 
     /// Says whether the queue held more than was claimed.
@@ -119,13 +123,42 @@ impl Admission {
     }
 }
 
-impl Drop for Slot {
-    fn drop(&mut self) {
+impl Slot {
+    /// Lets another run have the slot, where there is room for one more that waits.
+    pub fn lend(&mut self) {
+        if self.permit.is_some()
+            && let Ok(bed) = Arc::clone(&self.admission.beds).try_acquire_owned()
+        {
+            self.bed = Some(bed);
+            self.free();
+        }
+    }
+
+    /// Waits until the slot, or another, is this run's again, in the order of asking and before any
+    /// run of the queue; at once where it was not lent.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the place in that order.
+    pub async fn take_back(&mut self) {
+        if self.permit.is_none() {
+            let slots = Arc::clone(&self.admission.slots);
+            self.permit = Some(slots.acquire_owned().await.expect("it is never closed"));
+            self.bed = None;
+        }
+    }
+
+    fn free(&mut self) {
         drop(self.permit.take());
         // Without a backlog there is nothing to claim, and each claim is a transaction.
-        if self.has_backlog.load(Ordering::Relaxed) {
-            self.freed.notify_one();
+        if self.admission.has_backlog() {
+            self.admission.freed.notify_one();
         }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.free();
     }
 }
 
@@ -145,5 +178,29 @@ mod tests {
         drop(slot);
         admission.freed().await;
         assert_eq!(admission.take(5).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_lent_slot_comes_back_before_the_queue_gets_one() {
+        let admission = Admission::new(1);
+        let lend = |permits: Vec<OwnedSemaphorePermit>| {
+            let mut slot = admission.slot(permits.into_iter().next().expect("it is free"));
+            slot.lend();
+            slot
+        };
+        let mut waiting = lend(admission.take(1));
+        let mut active = admission.slot(admission.take(1).pop().expect("it was lent"));
+        active.lend();
+        assert_eq!(admission.usage(), (1, 1), "one may wait without a slot, and one does");
+        let mut back = Box::pin(waiting.take_back());
+        let early = tokio::time::timeout(std::time::Duration::ZERO, &mut back).await;
+        assert!(early.is_err(), "nobody has freed a slot");
+        drop(active);
+        assert!(admission.take(1).is_empty(), "whoever lent it has it");
+        back.await;
+        assert_eq!(admission.usage(), (1, 1));
+        waiting.take_back().await;
+        drop(waiting);
+        assert_eq!(lend(admission.take(1)).admission.usage(), (0, 1), "the bed was free again");
     }
 }

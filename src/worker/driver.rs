@@ -10,12 +10,13 @@ use super::{Drain, Left, Tools};
 use crate::admission::Slot;
 use crate::journal::{Effects, Pen, Refused};
 use crate::run::event::{AbortReason, StartReason};
-use crate::run::spec::preview;
 use crate::run::{
-    Body, CallId, Clock, Draft, Ending, Event, RunId, Seq, Spec, State, Status, Step, decide,
-    limits,
+    Body, CallId, Clock, Draft, Ending, Event, RunId, Seq, Spec, State, Status, limits,
 };
 use crate::store::{LetGo, RunRow, RunUpdate, StoreError};
+
+/// From which wait on a driver lends its slot: a shorter one is over before another run has begun.
+const LENDS_FROM: Duration = Duration::from_secs(1);
 
 /// Why a driver lets go of a run that has not ended.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ pub(super) struct Driver {
     pub(super) spec: Arc<Spec>,
     pub(super) state: State,
     pub(super) pen: Pen,
+    /// None where only the inbox is to be read, or the end to be committed.
+    slot: Option<Slot>,
     pub(super) inbox_read: i64,
     pub(super) nudge: Arc<Notify>,
     pub(super) drain: Drain,
@@ -87,13 +90,12 @@ pub(super) async fn drive(
         return Left { run, requeue: None, is_given_up: false };
     }
     let admission = tools.admission.clone();
-    let mut driven = drive_attached(&tools, run, &reason, slot.is_some(), &nudge, &drain).await;
+    let mut driven = drive_attached(&tools, run, &reason, slot, &nudge, &drain).await;
     if let Err(Halt::Poisoned(why)) = driven {
         tracing::error!(run.id = %run, why, "the store refuses the events of run {run}; it fails");
         driven = fail(&tools, run, &nudge, &drain).await;
     }
     admission.detach(run);
-    drop(slot);
     let (requeue, is_given_up) = match driven {
         Ok(()) | Err(Halt::Drain | Halt::NotOwner) => (None, false),
         Err(Halt::NoSlot) => (Some(LetGo::ForSlot), false),
@@ -118,13 +120,13 @@ async fn drive_attached(
     tools: &Tools,
     run: RunId,
     reason: &str,
-    has_slot: bool,
+    slot: Option<Slot>,
     nudge: &Arc<Notify>,
     drain: &Drain,
 ) -> Result<(), Halt> {
     let row = load(tools, run).await?;
-    let mut driver = Driver::open(tools, &row, nudge, drain).await?;
-    let driven = driver.whole_life(&row, reason, has_slot).await;
+    let mut driver = Driver::open(tools, &row, slot, nudge, drain).await?;
+    let driven = driver.whole_life(&row, reason).await;
     driver.pen.close().await;
     driven
 }
@@ -132,7 +134,7 @@ async fn drive_attached(
 /// Ends a run whose own events the store refuses.
 async fn fail(tools: &Tools, run: RunId, nudge: &Arc<Notify>, drain: &Drain) -> Result<(), Halt> {
     let row = load(tools, run).await?;
-    let mut driver = Driver::open(tools, &row, nudge, drain).await?;
+    let mut driver = Driver::open(tools, &row, None, nudge, drain).await?;
     let words = "the store refused an event of this run; the service's log says why";
     let ending = Ending::failed("internal", words.to_owned(), serde_json::Value::Null);
     let failed = match driver.read_inbox().await {
@@ -151,6 +153,7 @@ impl Driver {
     async fn open(
         tools: &Tools,
         row: &RunRow,
+        slot: Option<Slot>,
         nudge: &Arc<Notify>,
         drain: &Drain,
     ) -> Result<Driver, Halt> {
@@ -185,6 +188,7 @@ impl Driver {
             spec: Arc::new(spec),
             state,
             pen,
+            slot,
             inbox_read: row.inbox_read,
             nudge: Arc::clone(nudge),
             drain: drain.clone(),
@@ -195,13 +199,13 @@ impl Driver {
     }
 
     /// From reading the inbox to the end, or to where the run has to be let go.
-    async fn whole_life(&mut self, row: &RunRow, reason: &str, has_slot: bool) -> Result<(), Halt> {
+    async fn whole_life(&mut self, row: &RunRow, reason: &str) -> Result<(), Halt> {
         if self.state.status.is_terminal() {
             return Ok(());
         }
         self.read_inbox().await?;
         if self.state.cancelled_by.is_none() {
-            if !has_slot {
+            if self.slot.is_none() {
                 return Err(Halt::NoSlot);
             }
             self.start(row, reason).await?;
@@ -270,18 +274,44 @@ impl Driver {
         }
     }
 
-    /// Waits before the next attempt; true where the whole wait has passed.
+    /// Waits before the next attempt; true where the whole wait has passed. Meanwhile the slot is
+    /// somebody else's.
     async fn pause(&mut self, wait: Duration) -> Result<bool, Halt> {
-        let until = (Instant::now() + wait).min(self.deadline());
-        tokio::select! {
-            biased;
-            () = self.drain.soon.cancelled() => Err(Halt::Drain),
-            () = self.nudge.notified() => {
-                self.read_inbox().await?;
-                Ok(false)
-            }
-            () = tokio::time::sleep_until(until) => Ok(true),
+        let deadline = self.deadline();
+        let until = (Instant::now() + wait).min(deadline);
+        if wait >= LENDS_FROM
+            && let Some(slot) = &mut self.slot
+        {
+            slot.lend();
         }
+        let has_passed = tokio::select! {
+            biased;
+            () = self.drain.soon.cancelled() => return Err(Halt::Drain),
+            () = self.nudge.notified() => false,
+            () = tokio::time::sleep_until(until) => true,
+        };
+        if !has_passed {
+            self.read_inbox().await?;
+        }
+        self.take_slot_back(deadline).await?;
+        Ok(has_passed)
+    }
+
+    /// Waits for a slot again, where it was lent: until the turn's time is over, or a cancel, which
+    /// both end the run without one.
+    async fn take_slot_back(&mut self, deadline: Instant) -> Result<(), Halt> {
+        let Some(mut slot) = self.slot.take() else { return Ok(()) };
+        while self.state.cancelled_by.is_none() {
+            tokio::select! {
+                biased;
+                () = self.drain.soon.cancelled() => return Err(Halt::Drain),
+                () = slot.take_back() => break,
+                () = self.nudge.notified() => self.read_inbox().await?,
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        self.slot = Some(slot);
+        Ok(())
     }
 
     /// Commits what has come of the world, together with everything that follows from it until the
@@ -321,62 +351,6 @@ impl Driver {
         }
     }
 
-    /// What follows from these drafts, by deciding over the state as it will be.
-    fn look_ahead(&self, mut drafts: Vec<Draft>, ending: Option<Ending>, waited: bool) -> Plan {
-        let mut after = self.state.clone();
-        let mut told = 0;
-        let mut ending = ending;
-        loop {
-            for draft in &drafts[told..] {
-                after.apply(&provisional(&after, draft));
-            }
-            told = drafts.len();
-            let clock = self.clock();
-            let step = match ending.take() {
-                Some(ending) if after.cancelled_by.is_none() => Step::Finish(ending),
-                Some(_) | None => decide(&self.spec, &after, &clock),
-            };
-            let work = match step {
-                Step::Stop => Work::Done,
-                Step::AbandonAttempt => {
-                    let started = after.open.as_ref().map_or(Seq(0), |open| open.started);
-                    drafts.push(self.abandoned(started, AbortReason::Crash));
-                    continue;
-                }
-                Step::RefuseCalls(calls) => {
-                    drafts.extend(refusals(&after, &calls));
-                    continue;
-                }
-                // Nothing is begun that would be cut at once: whoever comes next begins it.
-                Step::CallTools(_) | Step::CallModel { .. } if self.drain.soon.is_cancelled() => {
-                    Work::Again
-                }
-                Step::CallTools(calls) => match self.prepare_calls(&after, &calls, &mut drafts) {
-                    Some(started) => Work::Tools(started),
-                    None => continue,
-                },
-                Step::CallModel { wait, .. } if !wait.is_zero() && !waited => Work::Wait(wait),
-                Step::CallModel { model, turn, attempt, with_tools, .. } => {
-                    drafts.push(self.turn_started(&after, &model, turn, attempt, with_tools));
-                    Work::Model { model, with_tools, since: Instant::now() }
-                }
-                Step::Finish(ending) => {
-                    let closing = crate::run::ending::finish(
-                        &self.spec,
-                        &after,
-                        &self.public_id,
-                        &ending,
-                        &clock,
-                    );
-                    let update = update_of(&ending, &closing);
-                    drafts.extend(closing);
-                    return Plan { drafts, work: Work::Done, update: Some(update) };
-                }
-            };
-            return Plan { drafts, work, update: None };
-        }
-    }
-
     pub(super) async fn append(
         &mut self,
         drafts: Vec<Draft>,
@@ -406,7 +380,7 @@ impl Driver {
         Draft { turn: self.state.turn, attempt: self.state.attempt.max(1), body }
     }
 
-    fn abandoned(&self, started: Seq, reason: AbortReason) -> Draft {
+    pub(super) fn abandoned(&self, started: Seq, reason: AbortReason) -> Draft {
         self.draft(Body::TurnAborted {
             reason,
             provider_status: None,
@@ -444,45 +418,5 @@ impl Driver {
     /// Whether the log, with so many more events, has room for more than its end.
     pub(super) fn has_room(&self, more: u64) -> bool {
         self.state.last_seq.0 + more < limits::LOG_EVENTS - limits::LOG_RESERVE
-    }
-}
-
-/// What one append will commit, and what is to be done after it.
-struct Plan {
-    drafts: Vec<Draft>,
-    work: Work,
-    update: Option<RunUpdate>,
-}
-
-/// A draft as the event that it will be.
-fn provisional(after: &State, draft: &Draft) -> Event {
-    let Draft { turn, attempt, body } = draft.clone();
-    Event { seq: after.last_seq.next(), at: String::new(), turn, attempt, body }
-}
-
-fn refusals(after: &State, calls: &[CallId]) -> Vec<Draft> {
-    after
-        .open_calls()
-        .filter(|call| calls.contains(&call.call_id))
-        .map(|call| Draft {
-            turn: after.turn,
-            attempt: after.attempt.max(1),
-            body: crate::run::ending::closing(call),
-        })
-        .collect()
-}
-
-fn update_of(ending: &Ending, closing: &[Draft]) -> RunUpdate {
-    let result = closing.last().and_then(|draft| match &draft.body {
-        Body::RunCompleted { result, .. }
-        | Body::RunFailed { result, .. }
-        | Body::RunCancelled { result, .. } => Some(result),
-        _other => None,
-    });
-    RunUpdate {
-        status: ending.status,
-        stop_reason: result.map(|result| result.stop_reason.clone()),
-        output_preview: result.and_then(|result| result.final_output.as_deref()).map(preview),
-        at_ms: 0,
     }
 }

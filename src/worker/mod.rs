@@ -4,6 +4,7 @@
 mod claim;
 mod driver;
 mod inbox;
+mod plan;
 mod tools;
 mod turn;
 

@@ -92,15 +92,26 @@ async fn after_the_end_it_changes_nothing_and_twice_is_once() {
 }
 
 #[tokio::test]
-async fn a_wait_for_a_retry_is_cancelled_at_once() {
+async fn a_wait_for_a_retry_holds_no_slot_and_is_cancelled_at_once() {
     let stub = Stub::start().await;
     stub.on("busy", |_| vec![Do::Refuse(429, &[("retry-after", "40")], "{}".into())]);
-    let service = Service::start(&stub).await;
+    stub.on("later", |call| match call.attempt {
+        1 => vec![Do::Refuse(429, &[("retry-after-ms", "1500")], "{}".into())],
+        _ => say("Later."),
+    });
+    let service = Service::start_with(&stub, Setup::default().env("RUNLEDGER_SLOTS", "1")).await;
     let http = &service.client;
-    let id = http.run("openai/busy", "a").await;
-    http.event(&id, "turn.aborted").await;
-    http.delete(&format!("/runs/{id}")).await.expect(202);
-    let run = http.ended(&id).await;
+    let busy = http.run("openai/busy", "a").await;
+    let aborted = http.event(&busy, "turn.aborted").await;
+    assert!(aborted["retry_in"].as_f64().unwrap() >= 40.0);
+    // Others have the only slot meanwhile, and it goes back to one whose wait is over.
+    let later = http.run("openai/later", "b").await;
+    for input in ["c", "d"] {
+        assert_eq!(http.ended(&http.run("openai/any", input).await).await["status"], "COMPLETED");
+    }
+    assert_eq!(http.ended(&later).await["final_output"], "Later.");
+    http.delete(&format!("/runs/{busy}")).await.expect(202);
+    let run = http.ended(&busy).await;
     assert_eq!(run["status"], "CANCELLED");
     assert!(run["elapsed_time"].as_f64().unwrap() < 40.0, "it did not wait for the retry");
     assert_eq!(stub.calls("busy").len(), 1);
