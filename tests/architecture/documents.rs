@@ -266,7 +266,10 @@ fn an_event_that_is_not_written_yet_says_so() {
         let is_written = sources.iter().any(|(path, text)| {
             let writers = ["src/worker/", "src/api/", "src/journal/", "src/run/ending"];
             let may_write = writers.iter().any(|room| path.starts_with(room));
-            may_write && !path.contains("/tests") && text.contains(&format!("Body::{variant} {{"))
+            // `Body::X { .. }` only asks which it is.
+            let written = format!("Body::{variant} {{");
+            let mut behind = text.split(&written).skip(1);
+            may_write && !path.contains("/tests") && behind.any(|rest| !rest.starts_with(" .. }"))
         });
         let says_so = sections[name].contains("Not written by this release.");
         assert_eq!(says_so, !is_written, "{name}");

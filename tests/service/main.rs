@@ -14,4 +14,5 @@ mod service;
 mod start;
 mod stream;
 mod stub;
+mod verbose;
 mod waiting;
