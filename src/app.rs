@@ -28,6 +28,10 @@ use crate::store::{NodeId, Rescued, Store};
 use crate::tool::Toolbox;
 use crate::worker::{Drain, Pool, Tools};
 
+mod run;
+
+pub use run::run;
+
 /// How many new runs may wait for the pool before the create lane waits: it is faster than a claim.
 const NEW_RUNS_MAX: usize = 1024;
 
