@@ -24,9 +24,13 @@ use crate::model::openai::{Endpoint, Patience};
 use crate::model::scripted::Scripted;
 use crate::model::{Registry, registry};
 use crate::run::Catalog;
-use crate::store::{NodeId, Store};
+use crate::store::{NodeId, Rescued, Store};
 use crate::tool::Toolbox;
 use crate::worker::{Drain, Pool, Tools};
+
+mod run;
+
+pub use run::run;
 
 /// How many new runs may wait for the pool before the create lane waits: it is faster than a claim.
 const NEW_RUNS_MAX: usize = 1024;
@@ -48,44 +52,72 @@ pub async fn serve(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("can't listen on {}", config.listen))?;
-    let address = listener.local_addr()?;
-    let store = Store::open_sqlite(&config.data_dir).await?;
-    let (node, rescued) = store.register(&node_name()).await?;
-    let models = Arc::new(models(&config)?);
-    let parts = Parts { config: &config, store: &store, node, models: &models, metrics, stop };
-    let Running { mut tasks, drain, fenced } = parts.start(listener);
-    greet(&config, &store, &models, address);
-    if rescued.crashed + rescued.handed_over > 0 {
+    let service = Service::open(&config, metrics, stop).await?;
+    greet(&config, &service);
+    let Rescued { crashed, handed_over } = service.rescued;
+    if crashed + handed_over > 0 {
         tracing::info!(
-            runs.crashed = rescued.crashed,
-            runs.handed_over = rescued.handed_over,
+            runs.crashed = crashed,
+            runs.handed_over = handed_over,
             "runs of an earlier start go on",
         );
     }
-    let ended_early = tokio::select! {
-        biased;
-        () = drain.soon.cancelled() => None,
-        () = fenced.cancelled() => {
-            Some(anyhow::anyhow!(
-                "this node may not write any more: another process has taken over its runs, or the \
-                 data is damaged; the log says which"
-            ))
-        }
-        ended = tasks.join_next() => {
-            Some(anyhow::anyhow!("a part of the service ended: {ended:?}"))
-        }
-    };
-    drain.soon.cancel();
-    finish(tasks, drain, config.drain).await;
-    if ended_early.is_none() {
-        let left = store.hand_over(node).await?;
-        tracing::info!(runs.handed_over = left, "stopped; every event is committed");
+    service.run(config.drain).await
+}
+
+/// The service, put together; its loops run, and requests are answered.
+struct Service {
+    address: SocketAddr,
+    store: Store,
+    node: NodeId,
+    rescued: Rescued,
+    models: Arc<Registry>,
+    running: Running,
+}
+
+impl Service {
+    async fn open(
+        config: &Config,
+        metrics: PrometheusHandle,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Service> {
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("can't listen on {}", config.listen))?;
+        let address = listener.local_addr()?;
+        let store = Store::open_sqlite(&config.data_dir).await?;
+        let (node, rescued) = store.register(&node_name()).await?;
+        let models = Arc::new(models(config)?);
+        let parts = Parts { config, store: &store, node, models: &models, metrics, stop };
+        let running = parts.start(listener);
+        Ok(Service { address, store, node, rescued, models, running })
     }
-    store.close().await;
-    ended_early.map_or(Ok(()), Err)
+
+    /// Until it is told to stop, then until everything has ended.
+    async fn run(self, drain_time: Duration) -> anyhow::Result<()> {
+        let Service { store, node, running: Running { mut tasks, drain, fenced }, .. } = self;
+        let ended_early = tokio::select! {
+            biased;
+            () = drain.soon.cancelled() => None,
+            () = fenced.cancelled() => {
+                Some(anyhow::anyhow!(
+                    "this node may not write any more: another process has taken over its runs, or \
+                     the data is damaged; the log says which"
+                ))
+            }
+            ended = tasks.join_next() => {
+                Some(anyhow::anyhow!("a part of the service ended: {ended:?}"))
+            }
+        };
+        drain.soon.cancel();
+        finish(tasks, drain, drain_time).await;
+        if ended_early.is_none() {
+            let left = store.hand_over(node).await?;
+            tracing::info!(runs.handed_over = left, "stopped; every event is committed");
+        }
+        store.close().await;
+        ended_early.map_or(Ok(()), Err)
+    }
 }
 
 /// What the service is made of.
@@ -238,7 +270,8 @@ fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endp
 }
 
 /// Says what was started, and how to try it.
-fn greet(config: &Config, store: &Store, models: &Registry, address: SocketAddr) {
+fn greet(config: &Config, service: &Service) {
+    let Service { store, models, address, .. } = service;
     let offers = models.offers().join(", ");
     let (auth, header) = if config.is_auth_on() {
         let keys = config.api_keys.len();
@@ -249,7 +282,7 @@ fn greet(config: &Config, store: &Store, models: &Registry, address: SocketAddr)
     } else {
         ("OFF, and other machines can connect (--insecure-no-auth)".to_owned(), "")
     };
-    let mut local = address;
+    let mut local = *address;
     if address.ip().is_unspecified() {
         local.set_ip([127, 0, 0, 1].into());
     }

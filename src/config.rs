@@ -9,8 +9,10 @@ use crate::telemetry::LogFormat;
 
 mod file;
 mod provider;
+mod run;
 
 pub use provider::{OutputLimitField, Provider, ProviderKind};
+pub use run::RunFlags;
 
 /// Where settings are read from when neither `--config` nor `RUNLEDGER_CONFIG` says.
 const FILE_DEFAULT: &str = "runledger.toml";
@@ -47,7 +49,8 @@ Settings come from flags, then the environment, then the file (./runledger.toml,
   OPENAI_BASE_URL          -                its base URL with /v1; alone enough without a key
   RUNLEDGER_CONFIG         -                the file
 Further providers stand in the file: [providers.NAME] with kind = \"openai\", base_url,
-api_key_env, headers, max_concurrency, output_limit_field, stream_usage.";
+api_key_env, headers, max_concurrency, output_limit_field, stream_usage.
+`runledger run` reads RUNLEDGER_URL and RUNLEDGER_API_KEY as well: see `runledger run --help`.";
 
 /// The flags of the server. Values are parsed with the other settings, so that one start lists
 /// every mistake.

@@ -24,6 +24,8 @@ pub mod worker;
 // How clients see it.
 pub mod api;
 
+pub mod client;
+
 // What the operator sets and sees, and how everything is put together.
 pub mod config;
 

@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use runledger::config::{Config, Flags};
+use runledger::client::Outcome;
+use runledger::config::{Config, Flags, RunFlags};
 use runledger::{app, telemetry};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,6 +29,8 @@ struct Cli {
 enum Command {
     /// Serve the API and drive runs; what is done without a command too
     Serve(Flags),
+    /// Run an agent once and show what it says, on a server or in this process
+    Run(RunFlags),
 }
 
 /// What the process says with its exit code when a setting is wrong, as for a wrong flag.
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let Cli { command, flags } = Cli::parse();
     let flags = match command {
         Some(Command::Serve(flags)) => flags,
+        Some(Command::Run(flags)) => return run(flags),
         None => flags,
     };
     let config = match Config::load(&flags) {
@@ -70,6 +74,37 @@ fn serve(config: Config) -> anyhow::Result<()> {
             never = signals.stop(stop) => match never {},
         }
     })
+}
+
+fn run(flags: RunFlags) -> ExitCode {
+    let done =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().and_then(|runtime| {
+            let done = runtime.block_on(async {
+                let cancel = CancellationToken::new();
+                let mut signals = Signals::listen()?;
+                let left = async {
+                    signals.next().await;
+                    cancel.cancel();
+                    signals.next().await;
+                };
+                // The run first: where it has ended, nobody needs to leave.
+                Ok(tokio::select! {
+                    biased;
+                    outcome = app::run(flags, cancel.clone()) => outcome.map(Outcome::code),
+                    () = left => Ok(Outcome::Cancelled.code()),
+                })
+            });
+            // A read of standard input, or a write to somebody who does not read, never ends.
+            runtime.shutdown_background();
+            done
+        });
+    match done.map_err(anyhow::Error::from).flatten() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("runledger: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// As many open files as this process may have: every stream and every model call is a connection,

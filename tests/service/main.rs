@@ -3,12 +3,14 @@
 
 mod cancel;
 mod client;
+mod door;
 mod hostile;
 mod idempotency;
 mod limits;
 mod load;
 mod models;
 mod recovery;
+mod run_command;
 mod runs;
 mod service;
 mod start;
