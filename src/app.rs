@@ -20,9 +20,9 @@ use crate::api::{self, ApiState, server};
 use crate::config::{Config, Provider, ProviderKind};
 use crate::hub::Hub;
 use crate::journal::journal;
-use crate::model::openai::{Endpoint, Patience};
+use crate::model::endpoint::{Dialect, Endpoint, Patience};
 use crate::model::scripted::Scripted;
-use crate::model::{Registry, registry};
+use crate::model::{Registry, openai, registry};
 use crate::run::Catalog;
 use crate::store::{NodeId, Store};
 use crate::tool::Toolbox;
@@ -222,19 +222,22 @@ fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endp
         value.set_sensitive(true);
         headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
     }
-    match provider.kind {
-        ProviderKind::OpenAi => Ok(Endpoint {
-            provider: provider.name.clone(),
-            base_url: provider.base_url.clone(),
-            api_key: provider.api_key.as_ref().map(|key| key.expose().to_owned()),
-            headers,
+    let dialect = match provider.kind {
+        ProviderKind::OpenAi => Dialect::ChatCompletions(openai::Settings {
             output_limit_field: provider.output_limit_field.name(),
             has_stream_usage: provider.stream_usage,
-            places: provider.max_concurrency.map(|most| Semaphore::new(most as usize)),
-            patience: Patience::default(),
-            client,
         }),
-    }
+    };
+    Ok(Endpoint {
+        provider: provider.name.clone(),
+        dialect,
+        base_url: provider.base_url.clone(),
+        api_key: provider.api_key.as_ref().map(|key| key.expose().to_owned()),
+        headers,
+        places: provider.max_concurrency.map(|most| Semaphore::new(most as usize)),
+        patience: Patience::default(),
+        client,
+    })
 }
 
 /// Says what was started, and how to try it.

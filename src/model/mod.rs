@@ -1,7 +1,10 @@
 //! How we talk to a language model: a request goes out, deltas come back, then a reply or a failure.
 
+pub mod endpoint;
+mod exchange;
 mod failure;
 pub mod openai;
+mod reading;
 pub mod registry;
 pub mod scripted;
 pub mod sse_decoder;

@@ -4,6 +4,7 @@ use std::mem;
 
 use serde_json::{Map, Value, json};
 
+use crate::model::reading::Assemble;
 use crate::model::{Delta, Failure, ProposedCall, REPLY_BYTES_MAX, Remedy, Reply, failure};
 use crate::run::event::{AbortReason, FinishReason, Usage};
 
@@ -39,18 +40,21 @@ impl Assembly {
     pub(super) fn new(provider: &str) -> Assembly {
         Assembly { provider: provider.to_owned(), ..Assembly::default() }
     }
+}
 
-    /// Whether the provider has said that the message is whole.
-    pub(super) fn is_whole(&self) -> bool {
+impl Assemble for Assembly {
+    /// The terminal reason; the usage may follow it.
+    fn is_whole(&self) -> bool {
         self.finish.is_some()
     }
 
+    /// Only `[DONE]`, or the end of the body, is behind the usage.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// Takes one chunk in (or, with `message` for `delta`, a whole answer).
-    ///
-    /// # Errors
-    /// An error that the chunk reports, or that the reply is too large. After the terminal reason
-    /// nothing is an error any more.
-    pub(super) fn take(&mut self, chunk: &Value) -> Result<Vec<Delta>, Failure> {
+    fn take(&mut self, _name: Option<&str>, chunk: &Value) -> Result<Vec<Delta>, Failure> {
         let mut deltas = Vec::new();
         if let Some(error) = chunk.get("error").filter(|error| is_said(error)) {
             return if self.is_whole() { Ok(deltas) } else { Err(failure::in_stream(error)) };
@@ -85,8 +89,7 @@ impl Assembly {
         Ok(deltas)
     }
 
-    /// The reply, where the provider ended it; else a cut.
-    pub(super) fn end(self, request_id: Option<String>) -> Result<Reply, Failure> {
+    fn end(self, request_id: Option<String>) -> Result<Reply, Failure> {
         let Some((finish_reason, finish_reason_raw)) = self.finish else {
             let words = "the stream ended before the provider had ended the message";
             let usage = (self.usage != Usage::default()).then_some(self.usage);
@@ -108,11 +111,12 @@ impl Assembly {
         })
     }
 
-    /// What the provider has said of the usage so far.
-    pub(super) fn usage(&self) -> Option<Usage> {
+    fn usage(&self) -> Option<Usage> {
         (self.usage != Usage::default()).then(|| self.usage.clone())
     }
+}
 
+impl Assembly {
     fn finish(&mut self, raw: String, deltas: &mut Vec<Delta>) -> Result<(), Failure> {
         let reason = match raw.as_str() {
             "stop" | "tool_calls" | "function_call" | "stop_sequence" | "eos_token" => {

@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Endpoint;
+use super::Settings;
 use crate::run::message::{Content, Message, Part, ToolCall};
 use crate::run::request::{Request, ToolOffer};
 
 /// The body of `POST /chat/completions`, streamed.
-pub(super) fn body(request: &Request, endpoint: &Endpoint, model: &str) -> Value {
+pub(super) fn body(request: &Request, provider: &str, server: Settings, model: &str) -> Value {
     let settings = &request.settings;
     let mut body = Map::new();
     let mut set = |name: &str, value: Option<Value>| {
@@ -18,16 +18,16 @@ pub(super) fn body(request: &Request, endpoint: &Endpoint, model: &str) -> Value
     set("temperature", settings.temperature.map(Value::from));
     set("top_p", settings.top_p.map(Value::from));
     set("stop", (!settings.stop.is_empty()).then(|| json!(settings.stop)));
-    set(endpoint.output_limit_field, settings.max_output_tokens.map(Value::from));
+    set(server.output_limit_field, settings.max_output_tokens.map(Value::from));
     set("reasoning_effort", settings.reasoning_effort.as_deref().map(Value::from));
     set("response_format", request.output_schema.as_ref().map(response_format));
-    set("stream_options", endpoint.has_stream_usage.then(|| json!({"include_usage": true})));
+    set("stream_options", server.has_stream_usage.then(|| json!({"include_usage": true})));
     for (name, value) in &settings.extra {
         set(name, Some(value.clone()));
     }
     set("model", Some(Value::from(model)));
     set("stream", Some(Value::Bool(true)));
-    set("messages", Some(messages(request, &endpoint.provider)));
+    set("messages", Some(messages(request, provider)));
     if !request.tools.is_empty() {
         set("tools", Some(request.tools.iter().map(tool).collect()));
         set("tool_choice", settings.tool_choice.as_ref().map(tool_choice));
@@ -153,9 +153,7 @@ mod tests {
     use super::*;
     use crate::run::spec::ModelSettings;
 
-    fn endpoint() -> Endpoint {
-        Endpoint::for_tests("http://localhost/v1")
-    }
+    const SERVER: Settings = Settings { output_limit_field: "max_tokens", has_stream_usage: true };
 
     fn request(messages: Value) -> Request {
         Request {
@@ -176,7 +174,7 @@ mod tests {
             "stream_options": {"include_usage": true},
             "messages": [{"role": "user", "content": "hi"}],
         });
-        assert_eq!(body(&asked, &endpoint(), "m"), expected);
+        assert_eq!(body(&asked, "stub", SERVER, "m"), expected);
     }
 
     #[test]
@@ -196,7 +194,7 @@ mod tests {
         }))
         .expect("settings");
         asked.output_schema = Some(json!({"type": "object"}));
-        let sent = body(&asked, &endpoint(), "m");
+        let sent = body(&asked, "stub", SERVER, "m");
         assert_eq!(sent["messages"][0], json!({"role": "system", "content": "be brief"}));
         assert_eq!(
             sent["messages"][1]["content"][1]["image_url"]["url"],
@@ -227,7 +225,7 @@ mod tests {
             {"role": "tool", "call_id": "c1", "content": ""},
             {"role": "tool", "call_id": "c2", "content": "bad", "is_error": true},
         ]));
-        let sent = body(&asked, &endpoint(), "m");
+        let sent = body(&asked, "stub", SERVER, "m");
         let assistant = &sent["messages"][1];
         assert_eq!(assistant["content"], "");
         assert_eq!(assistant["reasoning_content"], "hm");

@@ -6,7 +6,7 @@ fn assemble(chunks: &[Value]) -> (String, String, Result<Reply, Failure>) {
     let mut assembly = Assembly::new("stub");
     let (mut said, mut thought) = (String::new(), String::new());
     for chunk in chunks {
-        match assembly.take(chunk) {
+        match assembly.take(None, chunk) {
             Ok(deltas) => {
                 for delta in deltas {
                     match delta {
