@@ -205,14 +205,20 @@ fn models(config: &Config) -> anyhow::Result<Registry> {
         .iter()
         .map(|provider| endpoint(provider, client.clone()))
         .collect::<anyhow::Result<Vec<Endpoint>>>()?;
-    let default_model = config.default_model.clone().unwrap_or_else(|| {
-        let first = config.providers.first();
-        match first.filter(|provider| provider.name == "openai" && provider.api_key.is_some()) {
-            Some(_openai) => "openai/gpt-4.1-mini".to_owned(),
-            None => format!("{}/{}", registry::DEMO, Scripted::ASSISTANT),
-        }
-    });
+    let of_native = || config.providers.iter().find_map(default_model_of);
+    let demo = || format!("{}/{}", registry::DEMO, Scripted::ASSISTANT);
+    let default_model = config.default_model.clone().or_else(of_native).unwrap_or_else(demo);
     Ok(Registry::new(endpoints, default_model))
+}
+
+/// The model of agents that name none, where this provider's key is there: a fast one of its own.
+fn default_model_of(provider: &Provider) -> Option<String> {
+    provider.api_key.as_ref()?;
+    match provider.name.as_str() {
+        "openai" => Some("openai/gpt-4.1-mini".to_owned()),
+        "anthropic" => Some("anthropic/claude-sonnet-4-5".to_owned()),
+        _ => None,
+    }
 }
 
 fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endpoint> {
@@ -227,6 +233,7 @@ fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endp
             output_limit_field: provider.output_limit_field.name(),
             has_stream_usage: provider.stream_usage,
         }),
+        ProviderKind::Anthropic => Dialect::Messages,
     };
     Ok(Endpoint {
         provider: provider.name.clone(),

@@ -40,6 +40,8 @@ impl Default for Patience {
 pub enum Dialect {
     /// OpenAI's.
     ChatCompletions(openai::Settings),
+    /// Anthropic's.
+    Messages,
 }
 
 /// A provider's server.
@@ -49,7 +51,7 @@ pub struct Endpoint {
     pub provider: String,
     /// What it speaks.
     pub dialect: Dialect,
-    /// Without a slash at the end; for chat completions with `/v1`.
+    /// Without a slash at the end; for chat completions with `/v1`, for Messages without.
     pub base_url: String,
     /// The key; none for servers without keys. Never shown: errors have it taken out.
     pub api_key: Option<String>,

@@ -103,3 +103,17 @@ impl<A: Assemble> Reading<A> {
         Ok(())
     }
 }
+
+/// An error field that says something: servers also send `null`.
+pub(super) fn is_said(error: &Value) -> bool {
+    !error.is_null() && *error != Value::Bool(false)
+}
+
+/// A non-empty text; a number where a text was expected.
+pub(super) fn text(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::{Certificate, Client, ClientBuilder, redirect};
 
 use super::Model;
+use super::anthropic::Anthropic;
 use super::endpoint::{Dialect, Endpoint};
 use super::openai::OpenAi;
 use super::scripted::Scripted;
@@ -46,6 +47,7 @@ impl Registry {
             Dialect::ChatCompletions(settings) => {
                 Model::OpenAi(OpenAi::new(Arc::clone(endpoint), settings, model))
             }
+            Dialect::Messages => Model::Anthropic(Anthropic::new(Arc::clone(endpoint), model)),
         })
     }
 

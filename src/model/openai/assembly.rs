@@ -4,8 +4,8 @@ use std::mem;
 
 use serde_json::{Map, Value, json};
 
-use crate::model::reading::Assemble;
-use crate::model::{Delta, Failure, ProposedCall, REPLY_BYTES_MAX, Remedy, Reply, failure};
+use crate::model::reading::{Assemble, is_said, text};
+use crate::model::{Delta, Failure, ProposedCall, REPLY_BYTES_MAX, Reply, failure};
 use crate::run::event::{AbortReason, FinishReason, Usage};
 
 /// The most calls of one reply that are kept; a run takes fewer.
@@ -78,9 +78,7 @@ impl Assemble for Assembly {
                 self.take_calls(message);
             }
             if self.size > REPLY_BYTES_MAX || self.calls.len() > CALLS_MAX {
-                let words = format!("the reply is larger than {REPLY_BYTES_MAX} bytes");
-                let failure = failure::transport(AbortReason::ProviderError, words);
-                return Err(Failure { remedy: Remedy::Final, ..failure });
+                return Err(failure::too_large());
             }
             if let Some(raw) = text(choice.get("finish_reason")) {
                 self.finish(raw, &mut deltas)?;
@@ -118,21 +116,15 @@ impl Assemble for Assembly {
 
 impl Assembly {
     fn finish(&mut self, raw: String, deltas: &mut Vec<Delta>) -> Result<(), Failure> {
+        if let Some(failure) = failure::of_finish_reason(&raw) {
+            return Err(failure);
+        }
         let reason = match raw.as_str() {
             "stop" | "tool_calls" | "function_call" | "stop_sequence" | "eos_token" => {
                 if self.calls.is_empty() { FinishReason::Stop } else { FinishReason::ToolCalls }
             }
             "length" => FinishReason::Length,
             "content_filter" => FinishReason::ContentFilter,
-            "abort" | "error" | "insufficient_system_resource" => {
-                let words = format!("the provider broke off with finish_reason `{raw}`");
-                return Err(failure::transport(AbortReason::ProviderError, words));
-            }
-            "model_length" => {
-                let words = "the conversation has reached the model's length (`model_length`)";
-                let failure = failure::transport(AbortReason::ProviderError, words);
-                return Err(Failure { remedy: Remedy::ContextOverflow, ..failure });
-            }
             _ => FinishReason::Other,
         };
         self.end_reasoning(deltas);
@@ -286,20 +278,6 @@ impl Building {
             provider_metadata: has_fields
                 .then(|| json!({"provider": provider, "fields": self.fields})),
         }
-    }
-}
-
-/// An error field that says something: servers also send `null`.
-fn is_said(error: &Value) -> bool {
-    !error.is_null() && *error != Value::Bool(false)
-}
-
-/// A non-empty text; a number where a text was expected.
-fn text(value: Option<&Value>) -> Option<String> {
-    match value? {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
     }
 }
 
