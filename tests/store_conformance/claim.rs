@@ -92,6 +92,17 @@ pub(crate) async fn what_is_not_due_waits(bench: Bench) {
     assert_eq!(bench.store.queue_position(later).await.expect("it is read"), Some(1));
 }
 
+pub(crate) async fn a_clock_that_was_put_back_keeps_nothing_waiting(bench: Bench) {
+    let run = bench.queued_at(bench.store.now_ms() + 3_600_000).await;
+    for _start in 0..2 {
+        let node = bench.node().await;
+        assert_eq!(node.claim_runs(9).await, [run], "a new start may read another clock");
+        bench.let_go(&node, run, LetGo::ForSlot).await;
+        assert_eq!(node.claim_runs(9).await, [run]);
+        // The next start rescues it, by the time of its creation.
+    }
+}
+
 pub(crate) async fn runs_with_news_are_claimed_beyond_the_slots(bench: Bench) {
     let node = bench.node().await;
     let (with_news, without) = (bench.queued().await, bench.queued().await);

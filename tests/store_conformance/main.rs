@@ -58,6 +58,7 @@ conformance!(sqlite => {
         a_run_is_claimed_once_however_many_ask,
         a_claim_that_is_dropped_is_made_whole_or_not_at_all,
         what_is_not_due_waits,
+        a_clock_that_was_put_back_keeps_nothing_waiting,
         runs_with_news_are_claimed_beyond_the_slots,
         nothing_waits_behind_a_suspect,
         a_run_that_waits_for_a_slot_keeps_its_place_and_its_reason,
