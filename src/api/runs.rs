@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::auth::Caller;
+use super::guard::RequestId;
 use super::problem::{ErrorCode, Problem};
 use super::request::{Parameters, Wanted, body, idempotency_key, invalid, must_be_json, wanted};
 use super::stream::{self, Cursor};
@@ -30,6 +31,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 pub(super) async fn create(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    Extension(id): Extension<RequestId>,
     parameters: Parameters,
     headers: HeaderMap,
     raw: Body,
@@ -48,7 +50,7 @@ pub(super) async fn create(
         Ok::<_, Problem>((cursor, wait, key))
     };
     let (cursor, wait, key) = created.await.map_err(IntoResponse::into_response)?;
-    let bytes = body(&headers, raw).await?;
+    let bytes = body(&headers, raw, &id).await?;
     let answer = async {
         let asked = wire::parse(&bytes, &api.catalog)?;
         drop(bytes);
