@@ -127,8 +127,10 @@ async fn commit(
             tracing::error!(reason, "the store refused a run's data");
             Err(Problem::internal())
         }
-        Err(refused @ (Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews)) => {
-            let detail = format!("{refused}; the run was not created unless a retry finds it");
+        // Why stands in the log.
+        Err(Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews) => {
+            let detail = "the store can't be reached; send the request again: with a key it finds \
+                          the run where it was created all the same";
             Err(Problem::new(ErrorCode::StoreUnavailable, detail))
         }
     }
