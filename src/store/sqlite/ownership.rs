@@ -313,19 +313,25 @@ async fn take(
     Ok(taken)
 }
 
+/// A suspect had to wait for those before it, which is not its turn's time.
 async fn own(
     connection: &mut SqliteConnection,
     node: NodeId,
     claimed: &Claimed,
 ) -> Result<bool, StoreError> {
-    let owned =
-        sqlx::query("update runs set node_id = $2, reason = $3 where id = $1 and node_id is null")
-            .bind(id_bytes(claimed.run))
-            .bind(node.0)
-            .bind(&claimed.reason)
-            .execute(connection)
-            .await
-            .map_err(store_error)?;
+    let owned = sqlx::query(
+        "update runs
+            set node_id = $2, reason = $3,
+                turn_started_at = iif(crashes >= 2, $4, turn_started_at)
+          where id = $1 and node_id is null",
+    )
+    .bind(id_bytes(claimed.run))
+    .bind(node.0)
+    .bind(&claimed.reason)
+    .bind(now_ms())
+    .execute(connection)
+    .await
+    .map_err(store_error)?;
     Ok(owned.rows_affected() > 0)
 }
 
