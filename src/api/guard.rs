@@ -36,10 +36,15 @@ pub struct Guard {
     pub cors_origins: Vec<String>,
 }
 
+/// The request's id, for an answer that must write it itself: an extension of every request.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(pub(super) String);
+
 /// The middleware: outermost, so that it sees every request and every answer.
-pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+pub async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
     let origin = guard.known_origin(request.headers());
     let method = request.method().clone();
     let span = tracing::info_span!(
@@ -185,7 +190,7 @@ fn shaped(mut response: Response, id: &str) -> Response {
         return response;
     }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        // The body may be one that goes on reading the request: only its text is renewed.
+        // Such a body goes on reading the request, and has the id already.
         if response.headers().contains_key(header::CONNECTION) {
             return response;
         }

@@ -74,7 +74,8 @@ impl From<crate::store::StoreError> for Problem {
         match error {
             StoreError::Unavailable(_) | StoreError::Fenced => {
                 tracing::warn!(error = %error, "a request found the store away");
-                let detail = "the store can't be reached; nothing was changed";
+                // An answer may be lost after the commit: nothing is promised.
+                let detail = "the store can't be reached; send the request again";
                 Problem {
                     retry_after: Some(1),
                     ..Problem::new(problem::ErrorCode::StoreUnavailable, detail)

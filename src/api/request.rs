@@ -14,6 +14,7 @@ use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
+use super::guard::RequestId;
 use super::problem::{ErrorCode, FieldError, Problem};
 use crate::run::{event, limits};
 use crate::store::TypeFilter;
@@ -223,12 +224,16 @@ const OVERRUN_TIME: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The answer: the body was too large, too slow, or broke off.
-pub(super) async fn body(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Response> {
+pub(super) async fn body(
+    headers: &HeaderMap,
+    mut body: Body,
+    id: &RequestId,
+) -> Result<Bytes, Response> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limits::BODY_BYTES as u64) {
-        return Err(too_large(body));
+        return Err(too_large(body, id));
     }
     let deadline = Instant::now() + BODY_TIME;
     let mut bytes = BytesMut::new();
@@ -247,7 +252,7 @@ pub(super) async fn body(headers: &HeaderMap, mut body: Body) -> Result<Bytes, R
                 // Trailers say nothing to us.
                 let Ok(data) = frame.into_data() else { continue };
                 if bytes.len() + data.len() > limits::BODY_BYTES {
-                    return Err(too_large(body));
+                    return Err(too_large(body, id));
                 }
                 bytes.extend_from_slice(&data);
             }
@@ -256,10 +261,10 @@ pub(super) async fn body(headers: &HeaderMap, mut body: Body) -> Result<Bytes, R
 }
 
 /// The answer at once; then what still comes is read for a while, and the connection closed.
-fn too_large(mut rest: Body) -> Response {
+fn too_large(mut rest: Body, id: &RequestId) -> Response {
     let detail = format!("the body may have at most {} bytes", limits::BODY_BYTES);
     let problem = Problem::new(ErrorCode::PayloadTooLarge, detail);
-    let document = serde_json::to_vec(&problem.document(None)).expect("it is plain data");
+    let document = serde_json::to_vec(&problem.document(Some(&id.0))).expect("it is plain data");
     let mut response = problem.into_response();
     let head = stream::once(async move { Ok::<_, Infallible>(Bytes::from(document)) });
     let read_on = stream::once(async move {

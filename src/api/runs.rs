@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::auth::Caller;
+use super::guard::RequestId;
 use super::problem::{ErrorCode, Problem};
 use super::request::{Parameters, Wanted, body, idempotency_key, invalid, must_be_json, wanted};
 use super::stream::{self, Cursor};
@@ -30,6 +31,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 pub(super) async fn create(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    Extension(id): Extension<RequestId>,
     parameters: Parameters,
     headers: HeaderMap,
     raw: Body,
@@ -48,7 +50,7 @@ pub(super) async fn create(
         Ok::<_, Problem>((cursor, wait, key))
     };
     let (cursor, wait, key) = created.await.map_err(IntoResponse::into_response)?;
-    let bytes = body(&headers, raw).await?;
+    let bytes = body(&headers, raw, &id).await?;
     let answer = async {
         let asked = wire::parse(&bytes, &api.catalog)?;
         drop(bytes);
@@ -125,8 +127,10 @@ async fn commit(
             tracing::error!(reason, "the store refused a run's data");
             Err(Problem::internal())
         }
-        Err(refused @ (Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews)) => {
-            let detail = format!("{refused}; the run was not created unless a retry finds it");
+        // Why stands in the log.
+        Err(Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews) => {
+            let detail = "the store can't be reached; send the request again: with a key it finds \
+                          the run where it was created all the same";
             Err(Problem::new(ErrorCode::StoreUnavailable, detail))
         }
     }

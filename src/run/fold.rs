@@ -142,6 +142,7 @@ impl State {
                 reason: *reason,
                 provider_status: *provider_status,
                 message: message.clone().unwrap_or_default(),
+                is_left: *retry_in == Some(0.0),
             }),
         }
     }

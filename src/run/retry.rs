@@ -29,7 +29,8 @@ pub struct Retry {
 
 /// The wait before the next attempt after one more failure, or none where that was the last:
 /// backoff from half a second, doubled for each failure of the turn, at most 30 s, with jitter, at
-/// least what the provider asks for, and never past the turn's or the run's time.
+/// least what the provider asks for, and never past the turn's or the run's time. None for the next
+/// model, which is also asked where the wait would be too long.
 pub fn retry_in(
     spec: &Spec,
     state: &State,
@@ -57,7 +58,13 @@ pub fn retry_in(
     let left_of = |limit: f64, used: Duration| limit - used.as_secs_f64();
     let left = left_of(spec.config.timeout_per_turn, clock.turn_elapsed)
         .min(left_of(spec.config.max_time, clock.elapsed));
-    (wait.as_secs_f64() < left).then_some(wait)
+    if wait.as_secs_f64() < left {
+        return Some(wait);
+    }
+    // What takes too long for this model may be in time with the next.
+    failures.last_mut()?.is_left = same;
+    let is_in_time = same && left > 0.0 && next_model(spec, &failures).is_some();
+    is_in_time.then_some(Duration::ZERO)
 }
 
 /// The next model to call and the wait before it, or the end where all models have failed.
@@ -80,7 +87,9 @@ fn next_model(spec: &Spec, failures: &[FailedAttempt]) -> Option<String> {
         let failed = || failures.iter().filter(|failure| failure.model == *name);
         let attempts = u32::try_from(failed().count()).unwrap_or(u32::MAX);
         attempts >= limits::ATTEMPTS_PER_MODEL
-            || failed().any(|failure| matches!(failure.provider_status, Some(401 | 403 | 404)))
+            || failed().any(|failure| {
+                failure.is_left || matches!(failure.provider_status, Some(401 | 403 | 404))
+            })
     };
     spec.agent.model.0.iter().find(|name| !spent(name)).cloned()
 }
@@ -114,8 +123,13 @@ mod tests {
     use crate::run::notation::{log, spec};
 
     fn failed(model: &str, provider_status: Option<u16>) -> FailedAttempt {
-        let (model, message) = (model.to_owned(), String::new());
-        FailedAttempt { model, reason: AbortReason::Overloaded, provider_status, message }
+        FailedAttempt {
+            model: model.to_owned(),
+            reason: AbortReason::Overloaded,
+            provider_status,
+            message: String::new(),
+            is_left: false,
+        }
     }
 
     const RETRY: Retry = Retry { same_model: true, retry_after: None, jitter: 1.0 };
@@ -167,12 +181,28 @@ mod tests {
         let clock = Clock::default();
         assert_eq!(wait_after(0, asks(7), clock), Some(7.0));
         assert_eq!(wait_after(0, asks(0), clock), Some(0.5));
-        assert_eq!(wait_after(0, asks(60), clock), None, "the turn has 60 s");
-        assert_eq!(wait_after(0, asks(u64::MAX), clock), None);
+        assert_eq!(wait_after(0, asks(60), clock), Some(0.0), "the turn has 60 s");
+        assert_eq!(wait_after(0, asks(u64::MAX), clock), Some(0.0));
         let late = Clock { turn_elapsed: Duration::from_secs(55), ..clock };
-        assert_eq!(wait_after(0, asks(7), late), None);
+        assert_eq!(wait_after(0, asks(7), late), Some(0.0));
         let ending = Clock { elapsed: Duration::from_secs(299), ..clock };
-        assert_eq!((wait_after(0, RETRY, ending), wait_after(1, RETRY, ending)), (Some(0.5), None));
+        let waits = (wait_after(0, RETRY, ending), wait_after(1, RETRY, ending));
+        assert_eq!(waits, (Some(0.5), Some(0.0)));
+        let over = Clock { turn_elapsed: Duration::from_secs(60), ..clock };
+        assert_eq!(wait_after(0, asks(7), over), None);
+    }
+
+    #[test]
+    fn a_model_that_asks_for_too_long_a_wait_is_left_for_the_next() {
+        let mut state = log("started; asked").state;
+        let left = FailedAttempt { is_left: true, ..failed("demo/a", Some(429)) };
+        (state.failures, state.retry_in) = (vec![left], Some(0.0));
+        let spec = spec(&json!({}));
+        let next = next_call(&spec, &state).expect("there is another model");
+        assert_eq!(next, ("demo/b".to_owned(), Duration::ZERO));
+        let retry = Retry { retry_after: Some(Duration::from_secs(60)), ..RETRY };
+        let last = failed("demo/b", Some(429));
+        assert_eq!(retry_in(&spec, &state, &last, &retry, &Clock::default()), None);
     }
 
     #[test]
@@ -199,7 +229,8 @@ mod tests {
                 let elapsed = clock.elapsed.as_secs_f64() + wait;
                 prop_assert!(elapsed < 300.0 && clock.turn_elapsed.as_secs_f64() + wait < 60.0);
                 let asked = retry_after.filter(|_| failures < 3);
-                let least = asked.unwrap_or_default();
+                let is_next = wait == 0.0;
+                let least = asked.filter(|_| !is_next).unwrap_or_default();
                 prop_assert!(wait >= least.as_secs_f64());
                 prop_assert!(wait <= BACKOFF_MAX.max(least.as_secs_f64()));
             }

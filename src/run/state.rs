@@ -190,6 +190,9 @@ pub struct FailedAttempt {
     pub reason: AbortReason,
     pub provider_status: Option<u16>,
     pub message: String,
+    /// The model could not be asked again in time: `retry_in` was 0, and no model is asked again
+    /// without a wait.
+    pub is_left: bool,
 }
 
 impl State {

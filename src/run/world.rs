@@ -184,6 +184,7 @@ impl World {
             reason,
             provider_status: status,
             message: String::new(),
+            is_left: false,
         };
         let retry = Retry { same_model: status != Some(401), retry_after: None, jitter: 0.5 };
         let wait = (status != Some(400))

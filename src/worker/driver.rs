@@ -19,6 +19,9 @@ use crate::store::{LetGo, RunRow, RunUpdate, StoreError};
 /// From which wait on a driver lends its slot: a shorter one is over before another run has begun.
 const LENDS_FROM: Duration = Duration::from_secs(1);
 
+/// From so many crashes on a run is driven alone among its like: the next waits for its turn's end.
+const SUSPECT_CRASHES: u32 = 2;
+
 /// Why a driver lets go of a run that has not ended.
 #[derive(Debug)]
 pub(super) enum Halt {
@@ -70,6 +73,7 @@ pub(super) struct Driver {
     /// None where only the inbox is to be read, or the end to be committed.
     slot: Option<Slot>,
     pub(super) inbox_read: i64,
+    is_suspect: bool,
     pub(super) nudge: Arc<Notify>,
     pub(super) drain: Drain,
     /// Elapsed before this driver, and since when it counts.
@@ -195,6 +199,7 @@ impl Driver {
             pen,
             slot,
             inbox_read: row.inbox_read,
+            is_suspect: row.crashes >= SUSPECT_CRASHES,
             nudge: Arc::clone(nudge),
             drain: drain.clone(),
             base,
@@ -379,6 +384,11 @@ impl Driver {
             }
             if matches!(event.body, Body::RunStarted { .. }) && self.state.started_at.is_none() {
                 self.began = Instant::now();
+            }
+            if matches!(event.body, Body::TurnCompleted { .. })
+                && std::mem::take(&mut self.is_suspect)
+            {
+                self.tools.admission.queued();
             }
             self.state.apply(event);
         }

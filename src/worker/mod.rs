@@ -115,7 +115,7 @@ impl Pool {
                         let slot = self.tools.admission.slot(permit);
                         self.drive(run, "new".to_owned(), Some(slot), &drain);
                     }
-                    NewRun::Queued => self.claim(&drain).await,
+                    NewRun::Queued => self.queued(&drain).await,
                 },
                 () = self.tools.admission.freed() => self.claim(&drain).await,
                 _ = poll.tick() => self.claim(&drain).await,
@@ -126,6 +126,17 @@ impl Pool {
             if let Err(panic) = ended {
                 tracing::error!(error = %panic, "a driver panicked while it stopped");
             }
+        }
+    }
+
+    /// A run was queued. Where no slot is free, there is nothing to claim, and each claim is a
+    /// transaction before which all creates and appends wait.
+    async fn queued(&mut self, drain: &Drain) {
+        // Before the look at the slots: one that is freed after it wakes the claimer.
+        self.tools.admission.set_backlog(true);
+        let (used, slots) = self.tools.admission.usage();
+        if used < slots {
+            self.claim(drain).await;
         }
     }
 

@@ -15,7 +15,7 @@ use crate::journal::{Journal, Placement, journal};
 use crate::model::Registry;
 use crate::run::event::{AgentRef, is_terminal};
 use crate::run::{Body, CallId, Catalog, Draft, RunId, Seq, State};
-use crate::store::{Create, InboxNote, NodeId, Rescued, Store, StoredEvent};
+use crate::store::{Create, InboxNote, Left, NodeId, Rescued, Store, StoredEvent};
 use crate::tool::Toolbox;
 
 /// More events than any log here has.
@@ -142,13 +142,18 @@ impl Node {
     }
 
     async fn cancel(&self, run: RunId) {
+        self.leave_cancel(run).await;
+        self.admission.wake(run);
+    }
+
+    /// The cancel of another node, whose word is late.
+    async fn leave_cancel(&self, run: RunId) -> Left {
         let note = InboxNote {
             kind: "cancel",
             dedupe_key: "cancel".to_owned(),
             body: json!({"by": "local"}).to_string(),
         };
-        self.store.leave("default", run, note).await.expect("it is left");
-        self.admission.wake(run);
+        self.store.leave("default", run, note).await.expect("it is left")
     }
 
     /// The log once it has so many events that pass.
@@ -215,6 +220,25 @@ async fn a_cancel_in_a_tool_ends_the_tool_and_closes_every_call() {
         "new/0, start calculator 1, start never 1, start never_once 1, calculator ok, cancel, \
          never cancelled, never_once unknown, cancelled"
     );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_that_wakes_nobody_is_seen_before_the_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = Node::start(&folder).await;
+    let text = crate::run::event::kind_of("text");
+    let mut accepted = 0;
+    for _ in 0..3 {
+        let run = node.run(json!([["word ".repeat(200), []]]), json!({})).await;
+        node.until(run, |log| log.iter().any(|event| Some(event.kind) == text)).await;
+        let is_accepted = matches!(node.leave_cancel(run).await, Left::Accepted(_));
+        let log = node.ended(run).await;
+        let end = if is_accepted { "new/0, cancel, cancelled" } else { "new/0, end_turn" };
+        assert_eq!(story(&log), end);
+        accepted += u32::from(is_accepted);
+    }
+    assert!(accepted > 0, "each cancel came too late");
     node.stop().await;
 }
 

@@ -239,6 +239,7 @@ impl Driver {
             reason: failure.reason,
             provider_status: failure.status,
             message: failure.message.clone(),
+            is_left: false,
         };
         let (retry, ending) = match failure.remedy {
             Remedy::Retry | Remedy::Fallback => {

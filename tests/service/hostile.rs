@@ -338,6 +338,7 @@ async fn a_body_that_is_too_large_is_answered_at_once() {
     for answer in [announced, sent] {
         assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
         assert!(answer.contains("payload_too_large") && answer.contains("8388608"), "{answer}");
+        assert!(answer.contains("\"request_id\":\""), "{answer}");
     }
     assert_eq!(stored(&service).await, (0, 0));
 }

@@ -96,6 +96,13 @@ async fn fallbacks_follow_when_a_model_is_spent_or_will_never_answer() {
     let (done, _) = run(http, &["busy", "good"]).await;
     assert_eq!(done["status"], "COMPLETED");
     assert_eq!(stub.calls("busy").len(), 4, "four attempts a model");
+
+    stub.on("limited", |_| vec![Do::Refuse(429, &[("retry-after", "3600")], "{}".into())]);
+    let (done, _) = run(http, &["limited", "good"]).await;
+    assert_eq!(done["final_output"], "Here.", "an hour is more than the turn has");
+    assert_eq!(stub.calls("limited").len(), 1);
+    let (failed, _) = run(http, &["limited"]).await;
+    assert_eq!(failed["stop_reason"], "model_error");
 }
 
 #[tokio::test]

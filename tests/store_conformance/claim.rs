@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use runledger::run::RunId;
 use runledger::store::{Append, Appended, LetGo, StoreError};
 
-use crate::bench::{Bench, Node, to};
+use crate::bench::{Bench, Node, event, to};
 
 impl Bench {
     /// Queues a run that has so many crashes, at its own place.
@@ -92,6 +92,17 @@ pub(crate) async fn what_is_not_due_waits(bench: Bench) {
     assert_eq!(bench.store.queue_position(later).await.expect("it is read"), Some(1));
 }
 
+pub(crate) async fn a_clock_that_was_put_back_keeps_nothing_waiting(bench: Bench) {
+    let run = bench.queued_at(bench.store.now_ms() + 3_600_000).await;
+    for _start in 0..2 {
+        let node = bench.node().await;
+        assert_eq!(node.claim_runs(9).await, [run], "a new start may read another clock");
+        bench.let_go(&node, run, LetGo::ForSlot).await;
+        assert_eq!(node.claim_runs(9).await, [run]);
+        // The next start rescues it, by the time of its creation.
+    }
+}
+
 pub(crate) async fn runs_with_news_are_claimed_beyond_the_slots(bench: Bench) {
     let node = bench.node().await;
     let (with_news, without) = (bench.queued().await, bench.queued().await);
@@ -100,6 +111,23 @@ pub(crate) async fn runs_with_news_are_claimed_beyond_the_slots(bench: Bench) {
     let for_inbox: Vec<(RunId, bool)> =
         claimed.iter().map(|one| (one.run, one.for_inbox)).collect();
     assert_eq!(for_inbox, [(with_news, true), (without, false)]);
+}
+
+pub(crate) async fn a_suspects_turn_has_its_time_when_its_place_comes(bench: Bench) {
+    let mut node = bench.node().await;
+    let run = bench.queued_at(10).await;
+    assert_eq!(node.claim_runs(1).await, [run]);
+    let begun =
+        Append { events: vec![event(2, "turn.started")], turn_started_at_ms: Some(5), ..to(run) };
+    assert_eq!(node.append(vec![begun]).await, Ok(vec![Appended::All]));
+    bench.let_go(&node, run, LetGo::Crashed).await;
+    assert_eq!(node.claim_runs(1).await, [run]);
+    assert_eq!(bench.row(run).await.turn_started_at_ms, Some(5), "one crash is no suspicion");
+    bench.let_go(&node, run, LetGo::Crashed).await;
+    let waited_until = bench.store.now_ms();
+    assert_eq!(node.claim_runs(1).await, [run]);
+    let began = bench.row(run).await.turn_started_at_ms;
+    assert!(began.is_some_and(|at| at >= waited_until), "{began:?}");
 }
 
 pub(crate) async fn nothing_waits_behind_a_suspect(bench: Bench) {

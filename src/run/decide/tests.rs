@@ -165,8 +165,8 @@ fn a_turn_that_tokens_made_the_last_is_told_by_its_limit() {
     check_with(some(), refused, "ask demo/a 2.1 without tools");
     check_with(some(), &format!("{refused}; answered 2 x"), "complete max_total_tokens");
     // No call had to be refused here: a failed attempt used up the tokens.
-    let wasted = "started; called 1 a; returned a; asked; used 100; broke cut in 0";
-    check_with(some(), wasted, "ask demo/a 2.2 without tools");
+    let wasted = "started; called 1 a; returned a; asked; used 100; broke cut in 1";
+    check_with(some(), wasted, "ask demo/a 2.2 in 1 s without tools");
     check_with(some(), &format!("{wasted}; answered 2 x"), "complete max_total_tokens");
     let greedy = format!("{wasted}; called 2 a");
     check_end(some(), &greedy, "a cancelled; complete max_total_tokens", None);

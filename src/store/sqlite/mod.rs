@@ -18,6 +18,7 @@ mod writer;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
@@ -175,6 +176,9 @@ fn as_i64(number: u64) -> i64 {
     i64::try_from(number).expect("nothing is counted that far")
 }
 
+/// Milliseconds since 1970, never going back in this process: what is due stays due.
 fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
+    static LAST: AtomicI64 = AtomicI64::new(0);
+    let now = jiff::Timestamp::now().as_millisecond();
+    LAST.fetch_max(now, Ordering::Relaxed).max(now)
 }

@@ -43,6 +43,7 @@ impl Sqlite {
         self.write(move |connection| {
             async move {
                 let crashed = rescue(connection).await?;
+                let_none_wait_for_the_clock(connection).await?;
                 let (handed_over,): (i64,) =
                     sqlx::query_as("select count(*) from queue where reason = 'drain'")
                         .fetch_one(&mut *connection)
@@ -151,6 +152,17 @@ impl Sqlite {
     }
 }
 
+/// Runs stand in the queue by the time of their creation. Where the clock has been put back since,
+/// that is still to come, and they would wait for it.
+async fn let_none_wait_for_the_clock(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    sqlx::query("update queue set run_at = $1 where run_at > $1 and reason <> 'timer'")
+        .bind(now_ms())
+        .execute(connection)
+        .await
+        .map_err(store_error)?;
+    Ok(())
+}
+
 /// Queues what dead nodes own. Under the file lock every other node is dead. Runs that were never
 /// started cannot have killed anybody. Where a suspect was owned, it did it, and nobody else.
 async fn rescue(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
@@ -237,10 +249,11 @@ async fn queue_again(connection: &mut SqliteConnection, run: RunId) -> Result<()
                 case when coalesce(reason, 'new') <> 'new' then reason
                      when status = 'QUEUED' then 'new'
                      else 'inbox' end,
-                tenant, 0, created_at
+                tenant, 0, min(created_at, $2)
            from runs where id = $1",
     )
     .bind(id_bytes(run))
+    .bind(now_ms())
     .execute(connection)
     .await
     .map_err(store_error)?;
@@ -300,19 +313,25 @@ async fn take(
     Ok(taken)
 }
 
+/// A suspect had to wait for those before it, which is not its turn's time.
 async fn own(
     connection: &mut SqliteConnection,
     node: NodeId,
     claimed: &Claimed,
 ) -> Result<bool, StoreError> {
-    let owned =
-        sqlx::query("update runs set node_id = $2, reason = $3 where id = $1 and node_id is null")
-            .bind(id_bytes(claimed.run))
-            .bind(node.0)
-            .bind(&claimed.reason)
-            .execute(connection)
-            .await
-            .map_err(store_error)?;
+    let owned = sqlx::query(
+        "update runs
+            set node_id = $2, reason = $3,
+                turn_started_at = iif(crashes >= 2, $4, turn_started_at)
+          where id = $1 and node_id is null",
+    )
+    .bind(id_bytes(claimed.run))
+    .bind(node.0)
+    .bind(&claimed.reason)
+    .bind(now_ms())
+    .execute(connection)
+    .await
+    .map_err(store_error)?;
     Ok(owned.rows_affected() > 0)
 }
 
