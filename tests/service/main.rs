@@ -12,6 +12,7 @@ mod models;
 mod recovery;
 mod run_command;
 mod runs;
+mod seed;
 mod service;
 mod start;
 mod stream;
