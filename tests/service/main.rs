@@ -4,6 +4,7 @@
 mod cancel;
 mod client;
 mod door;
+mod examples;
 mod hostile;
 mod idempotency;
 mod limits;

@@ -60,6 +60,13 @@ async fn against(url: &str, arguments: &[&str]) -> Said {
     alone(&arguments).await
 }
 
+/// Ctrl-C.
+fn interrupt(child: &Child) {
+    let line = format!("kill -INT {}", child.id().unwrap());
+    let sent = std::process::Command::new("sh").args(["-c", &line]).status().unwrap();
+    assert!(sent.success());
+}
+
 /// One that is under way.
 struct Running {
     child: Child,
@@ -91,9 +98,7 @@ impl Running {
     }
 
     fn interrupt(&self) {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(sent.success());
+        interrupt(&self.child);
     }
 
     async fn end(mut self) -> Said {
@@ -204,8 +209,7 @@ async fn ctrl_c_ends_a_private_run_and_its_folder_is_removed() {
     let mut child = command(folder.path(), &["--json", "speak slowly"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     while !lines.next_line().await.unwrap().unwrap().contains("\"type\":\"text\"") {}
-    let pid = child.id().unwrap().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    interrupt(&child);
     let mut last = String::new();
     while let Some(line) = within("the end", lines.next_line()).await.unwrap() {
         last = line;
@@ -418,7 +422,7 @@ async fn on_a_terminal(env: &[(&str, &str)], arguments: &[&str]) -> String {
     let quoted: Vec<String> = arguments.iter().map(|word| format!("'{word}'")).collect();
     let line = format!("'{}' run {}", binary().display(), quoted.join(" "));
     let mut command = Command::new("script");
-    command.args(["-qec", &line, "/dev/null"]).envs(env.iter().copied()).env("TERM", "xterm");
+    command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm");
     command.env_remove("NO_COLOR").envs(env.iter().copied());
     command.env("TMPDIR", folder.path()).current_dir(folder.path());
     let output = within("script", command.stdin(Stdio::null()).output()).await;
