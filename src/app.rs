@@ -20,9 +20,9 @@ use crate::api::{self, ApiState, server};
 use crate::config::{Config, Provider, ProviderKind};
 use crate::hub::Hub;
 use crate::journal::journal;
-use crate::model::openai::{Endpoint, Patience};
+use crate::model::endpoint::{Dialect, Endpoint, Patience};
 use crate::model::scripted::Scripted;
-use crate::model::{Registry, registry};
+use crate::model::{Registry, openai, registry};
 use crate::run::Catalog;
 use crate::store::{NodeId, Rescued, Store};
 use crate::tool::Toolbox;
@@ -237,14 +237,20 @@ fn models(config: &Config) -> anyhow::Result<Registry> {
         .iter()
         .map(|provider| endpoint(provider, client.clone()))
         .collect::<anyhow::Result<Vec<Endpoint>>>()?;
-    let default_model = config.default_model.clone().unwrap_or_else(|| {
-        let first = config.providers.first();
-        match first.filter(|provider| provider.name == "openai" && provider.api_key.is_some()) {
-            Some(_openai) => "openai/gpt-4.1-mini".to_owned(),
-            None => format!("{}/{}", registry::DEMO, Scripted::ASSISTANT),
-        }
-    });
+    let of_native = || config.providers.iter().find_map(default_model_of);
+    let demo = || format!("{}/{}", registry::DEMO, Scripted::ASSISTANT);
+    let default_model = config.default_model.clone().or_else(of_native).unwrap_or_else(demo);
     Ok(Registry::new(endpoints, default_model))
+}
+
+/// The model of agents that name none, where this provider's key is there: a fast one of its own.
+fn default_model_of(provider: &Provider) -> Option<String> {
+    provider.api_key.as_ref()?;
+    match provider.name.as_str() {
+        "openai" => Some("openai/gpt-4.1-mini".to_owned()),
+        "anthropic" => Some("anthropic/claude-sonnet-4-5".to_owned()),
+        _ => None,
+    }
 }
 
 fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endpoint> {
@@ -254,19 +260,23 @@ fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endp
         value.set_sensitive(true);
         headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
     }
-    match provider.kind {
-        ProviderKind::OpenAi => Ok(Endpoint {
-            provider: provider.name.clone(),
-            base_url: provider.base_url.clone(),
-            api_key: provider.api_key.as_ref().map(|key| key.expose().to_owned()),
-            headers,
+    let dialect = match provider.kind {
+        ProviderKind::OpenAi => Dialect::ChatCompletions(openai::Settings {
             output_limit_field: provider.output_limit_field.name(),
             has_stream_usage: provider.stream_usage,
-            places: provider.max_concurrency.map(|most| Semaphore::new(most as usize)),
-            patience: Patience::default(),
-            client,
         }),
-    }
+        ProviderKind::Anthropic => Dialect::Messages,
+    };
+    Ok(Endpoint {
+        provider: provider.name.clone(),
+        dialect,
+        base_url: provider.base_url.clone(),
+        api_key: provider.api_key.as_ref().map(|key| key.expose().to_owned()),
+        headers,
+        places: provider.max_concurrency.map(|most| Semaphore::new(most as usize)),
+        patience: Patience::default(),
+        client,
+    })
 }
 
 /// Says what was started, and how to try it.

@@ -47,9 +47,11 @@ Settings come from flags, then the environment, then the file (./runledger.toml,
   RUNLEDGER_DEFAULT_MODEL  default_model    PROVIDER/MODEL for runs that name none
   OPENAI_API_KEY           -                key of the provider `openai`
   OPENAI_BASE_URL          -                its base URL with /v1; alone enough without a key
+  ANTHROPIC_API_KEY        -                key of the provider `anthropic`
+  ANTHROPIC_BASE_URL       -                its base URL without /v1; alone enough without a key
   RUNLEDGER_CONFIG         -                the file
-Further providers stand in the file: [providers.NAME] with kind = \"openai\", base_url,
-api_key_env, headers, max_concurrency, output_limit_field, stream_usage.
+Further providers stand in the file: [providers.NAME] with kind = \"openai\" or \"anthropic\",
+base_url, api_key_env, headers, max_concurrency, output_limit_field, stream_usage.
 `runledger run` reads RUNLEDGER_URL and RUNLEDGER_API_KEY as well: see `runledger run --help`.";
 
 /// The flags of the server. Values are parsed with the other settings, so that one start lists
@@ -114,7 +116,7 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// `PROVIDER/MODEL` of a configured provider (or `demo`) for runs that name none.
     pub default_model: Option<String>,
-    /// `openai` first where the environment has it, then the file's by name.
+    /// `openai` and `anthropic` first where the environment has them, then the file's by name.
     pub providers: Vec<Provider>,
 }
 

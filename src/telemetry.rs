@@ -48,6 +48,8 @@ pub fn init(level: &str, format: Option<LogFormat>) -> Result<(), LogError> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(is_terminal)
+        // Its words about a line that can't be written would go to the same place, and panic there.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match format.unwrap_or(default) {
         LogFormat::Text => lines.finish().try_init()?,

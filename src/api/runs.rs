@@ -20,7 +20,7 @@ use crate::hub::Watch;
 use crate::journal::{Intent, Placement, Refused};
 use crate::run::event::is_terminal;
 use crate::run::spec::preview;
-use crate::run::{Draft, RunId, Spec};
+use crate::run::{Draft, RunId, Seq, Spec};
 use crate::store::{Create, InboxNote, Key, KeyKind, Left, RunRow};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -35,28 +35,38 @@ pub(super) async fn create(
     raw: Body,
 ) -> Result<Response, Response> {
     let created = async {
-        let wanted = wanted(&headers)?;
-        match wanted {
-            Wanted::Json => parameters.only(&["wait"])?,
-            Wanted::Stream => parameters.only(&["after", "types", "named"])?,
-        }
+        let cursor = match wanted(&headers)? {
+            Wanted::Json => parameters.only(&["wait"]).map(|()| None)?,
+            Wanted::Stream => {
+                parameters.only(&["after", "types", "named"])?;
+                Some(Cursor::of(&parameters, &headers)?)
+            }
+        };
         let wait = parameters.wait(&headers)?;
-        let cursor = Cursor::of(&parameters, &headers)?;
         let key = idempotency_key(&headers)?;
         must_be_json(&headers)?;
-        Ok::<_, Problem>((wanted, wait, cursor, key))
+        Ok::<_, Problem>((cursor, wait, key))
     };
-    let (wanted, wait, cursor, key) = created.await.map_err(IntoResponse::into_response)?;
+    let (cursor, wait, key) = created.await.map_err(IntoResponse::into_response)?;
     let bytes = body(&headers, raw).await?;
     let answer = async {
         let asked = wire::parse(&bytes, &api.catalog)?;
         drop(bytes);
+        if let (Some(cursor), None, None) = (&cursor, &key, &asked.run_id) {
+            cursor.check_without_key()?;
+        }
         let (run, is_new) = commit(&api, asked, key, &caller).await?;
         let watch = api.hub.watch(run);
         let row = load(&api, run).await?;
-        let mut response = match wanted {
-            Wanted::Stream => streamed(&api, &row, watch, cursor)?,
-            Wanted::Json => {
+        let mut response = match cursor {
+            Some(mut cursor) => {
+                if is_new {
+                    // It exists now, and is not to be refused: a new run is streamed whole.
+                    cursor.after = Seq(0);
+                }
+                streamed(&api, &row, watch, cursor)?
+            }
+            None => {
                 let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
                 waited(&api, row, watch, wait, status, &[]).await?
             }

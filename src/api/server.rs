@@ -5,6 +5,8 @@
 //! [`serve`] joins. A stream that must end on stop watches the token itself and yields an error,
 //! so that its body is cut rather than ended cleanly.
 
+mod stall;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -60,7 +62,8 @@ pub struct Options {
     /// How long a request's header may take, also the first byte of a connection; and how long a
     /// kept-alive HTTP/1 connection may be idle.
     pub header_timeout: Duration,
-    /// How long a write may make no progress before the reader is taken for gone.
+    /// How long a write, or an HTTP/2 stream, may make no progress before the reader is taken for
+    /// gone.
     pub write_stall: Duration,
     /// Connections at a time; more wait in the listener's backlog.
     pub connections_max: usize,
@@ -95,7 +98,8 @@ pub async fn serve(
 ) {
     let cut = CancellationToken::new();
     let _cut_on_drop = cut.clone().drop_guard();
-    let streams = Streams { tracker: TaskTracker::new(), cut: cut.clone() };
+    let write_stall = options.write_stall;
+    let streams = Streams { tracker: TaskTracker::new(), cut: cut.clone(), write_stall };
     let places = Arc::new(Semaphore::new(options.connections_max));
     let shared = Arc::new(Shared { builder: builder(&options, streams.clone()), router, options });
     let mut connections = JoinSet::new();
@@ -238,7 +242,7 @@ impl Shared {
 }
 
 async fn answer(router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
-    router.oneshot(request).await
+    router.oneshot(request).await.map(stall::watched)
 }
 
 /// Small events leave at once, a slow reader holds little of the kernel's memory, and a vanished
@@ -256,6 +260,7 @@ fn tune(stream: &TcpStream, options: &Options) -> io::Result<()> {
 struct Streams {
     tracker: TaskTracker,
     cut: CancellationToken,
+    write_stall: Duration,
 }
 
 impl<F> Executor<F> for Streams
@@ -265,6 +270,7 @@ where
 {
     fn execute(&self, stream: F) {
         let cut = self.cut.clone();
+        let stream = stall::bounded(stream, self.write_stall);
         self.tracker.spawn(async move {
             // `None` is a stream that was cut: its connection is gone, nobody waits for it.
             let _ = cut.run_until_cancelled(stream).await;

@@ -32,6 +32,8 @@ const PAGE: u32 = 500;
 pub(super) struct Cursor {
     /// Everything behind this.
     pub(super) after: Seq,
+    /// `Last-Event-ID` said so, and not `after`.
+    is_of_header: bool,
     /// Of these types; terminal events always.
     pub(super) types: TypeFilter,
     /// Whether events carry their type as `event:`.
@@ -41,7 +43,8 @@ pub(super) struct Cursor {
 impl Cursor {
     /// From `Last-Event-ID` (which wins) or `after`, `types`, `named`.
     pub(super) fn of(parameters: &Parameters, headers: &HeaderMap) -> Result<Cursor, Problem> {
-        let after = match headers.get("last-event-id") {
+        let header = headers.get("last-event-id");
+        let after = match header {
             Some(value) => {
                 let text = value.to_str().unwrap_or_default();
                 text.parse().map_err(|_not_a_number| {
@@ -53,6 +56,7 @@ impl Cursor {
         };
         Ok(Cursor {
             after: Seq(after),
+            is_of_header: header.is_some(),
             types: parameters.types()?,
             is_named: parameters.flag("named", true)?,
         })
@@ -63,9 +67,25 @@ impl Cursor {
         if self.after <= row.last_seq {
             return Ok(());
         }
-        let detail =
-            format!("is beyond the run's last event, {}; got {}", row.last_seq, self.after);
-        Err(Problem::invalid(vec![FieldError::parameter("after", detail)]))
+        let (last, after) = (row.last_seq, self.after);
+        Err(self.refusal(format!("is beyond the run's last event, {last}; got {after}")))
+    }
+
+    /// A run that is always new has nothing that its client could have seen.
+    pub(super) fn check_without_key(&self) -> Result<(), Problem> {
+        if self.after == Seq(0) {
+            return Ok(());
+        }
+        let detail = "needs the Idempotency-Key or config.run_id of the run that it belongs to: \
+                      without one, each POST is a new run";
+        Err(self.refusal(detail.to_owned()))
+    }
+
+    fn refusal(&self, detail: String) -> Problem {
+        Problem::invalid(vec![match self.is_of_header {
+            true => FieldError::header("Last-Event-ID", detail),
+            false => FieldError::parameter("after", detail),
+        }])
     }
 }
 
@@ -127,7 +147,7 @@ impl Reading {
                 }
                 continue;
             }
-            // The end of the service first: nothing new will be committed here.
+            // The end of the service first: the client goes on at whoever drives the run next.
             tokio::select! {
                 biased;
                 () = self.api.stop.cancelled() => {

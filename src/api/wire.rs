@@ -1,5 +1,7 @@
 //! The bodies that clients get, and the bodies that they send, as the API says them.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -9,7 +11,7 @@ use crate::journal::timestamp;
 use crate::run::limits::JSON_DEPTH;
 use crate::run::spec::{Code, Violation};
 use crate::run::state::Call;
-use crate::run::{Body, Catalog, Event, Spec, State, Status};
+use crate::run::{Body, Catalog, Content, Event, Message, Part, Spec, State, Status};
 use crate::store::RunRow;
 
 /// The parts of a run that a client can leave out with `omit`.
@@ -32,6 +34,10 @@ pub(super) fn parse(body: &[u8], catalog: &Catalog) -> Result<Asked, Problem> {
     let digest =
         Sha256::digest(value.to_string()).iter().map(|byte| format!("{byte:02x}")).collect();
     let mut spec = Spec::parse(&value, catalog).map_err(|found| refusal(&found))?;
+    let unreadable = unreadable_images(&spec);
+    if !unreadable.is_empty() {
+        return Err(Problem::invalid(unreadable));
+    }
     let run_id = spec.config.run_id.take();
     Ok(Asked { spec, run_id, digest })
 }
@@ -44,6 +50,32 @@ fn unreadable(error: &serde_json::Error) -> Problem {
         return Problem::invalid(vec![FieldError::pointer("", detail)]);
     }
     Problem::new(ErrorCode::MalformedJson, format!("the body is not JSON: {words}"))
+}
+
+/// Inline images whose data is no base 64, each by its place.
+fn unreadable_images(spec: &Spec) -> Vec<FieldError> {
+    let in_content = |content: &Content, pointer: &str| -> Vec<FieldError> {
+        let Content::Parts(parts) = content else { return Vec::new() };
+        let places = parts.iter().enumerate().filter_map(|(place, part)| match part {
+            Part::Image { data: Some(data), .. } if STANDARD.decode(data).is_err() => Some(place),
+            Part::Image { .. } | Part::Text { .. } | Part::Reasoning { .. } => None,
+        });
+        let refused = |place| {
+            let detail = "must be base 64, with padding and without line ends";
+            FieldError::pointer(format!("{pointer}/{place}/data"), detail)
+        };
+        places.map(refused).collect()
+    };
+    let mut found = in_content(&spec.input, "/input");
+    for (place, message) in spec.history.iter().enumerate() {
+        let content = match message {
+            Message::User { content } | Message::Tool { content, .. } => Some(content),
+            Message::Assistant { content, .. } => content.as_ref(),
+        };
+        let pointer = format!("/history/{place}/content");
+        found.extend(content.into_iter().flat_map(|content| in_content(content, &pointer)));
+    }
+    found
 }
 
 fn refusal(found: &[Violation]) -> Problem {
@@ -185,7 +217,6 @@ pub(super) fn queued(spec: &Spec, public_id: &str, uuid: &str, by: &str) -> Body
 /// The input as given, but pictures by their digest and long text cut.
 fn queued_input(spec: &Spec) -> (Value, bool) {
     use crate::run::limits::QUEUED_INPUT_BYTES;
-    use crate::run::{Content, Part};
     let mut left = QUEUED_INPUT_BYTES;
     let mut is_cut = false;
     let mut cut = |text: &str| {
@@ -202,11 +233,12 @@ fn queued_input(spec: &Spec) -> (Value, bool) {
                 Part::Text { text } => json!({"type": "text", "text": cut(text)}),
                 Part::Image { url: Some(url), .. } => json!({"type": "image", "url": url}),
                 Part::Image { media_type, data, .. } => {
-                    let data = data.as_deref().unwrap_or_default();
+                    let image = data.as_ref().map(|data| STANDARD.decode(data));
+                    let image = image.and_then(Result::ok).unwrap_or_default();
                     let digest: String =
-                        Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
+                        Sha256::digest(&image).iter().map(|byte| format!("{byte:02x}")).collect();
                     json!({"type": "image", "media_type": media_type,
-                           "bytes": data.len() / 4 * 3, "sha256": digest})
+                           "bytes": image.len(), "sha256": digest})
                 }
                 Part::Reasoning { text, .. } => json!({"type": "reasoning", "text": text}),
             })

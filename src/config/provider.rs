@@ -6,8 +6,33 @@ use reqwest::header::{HeaderName, HeaderValue};
 use super::file::Fields;
 use super::{Mistake, Secret, Sources};
 
-/// Where `openai` is when nobody says otherwise.
-const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
+/// A provider that the environment alone can configure.
+struct Native {
+    name: &'static str,
+    kind: ProviderKind,
+    key: &'static str,
+    base_url: &'static str,
+    /// Where it is when nobody says otherwise.
+    default: &'static str,
+}
+
+/// The native providers, the one that gives the default model first.
+const NATIVE: [Native; 2] = [
+    Native {
+        name: "openai",
+        kind: ProviderKind::OpenAi,
+        key: "OPENAI_API_KEY",
+        base_url: "OPENAI_BASE_URL",
+        default: "https://api.openai.com/v1",
+    },
+    Native {
+        name: "anthropic",
+        kind: ProviderKind::Anthropic,
+        key: "ANTHROPIC_API_KEY",
+        base_url: "ANTHROPIC_BASE_URL",
+        default: "https://api.anthropic.com",
+    },
+];
 
 /// Requests at a time to one provider: above it, no provider's rate limit would let them through.
 const CONCURRENCY_MAX: u32 = 100_000;
@@ -20,6 +45,18 @@ const NAME_BYTES_MAX: usize = 64;
 pub enum ProviderKind {
     /// OpenAI's chat completions.
     OpenAi,
+    /// Anthropic's messages.
+    Anthropic,
+}
+
+impl ProviderKind {
+    /// As the file and the API say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
 }
 
 /// The field that carries the output limit.
@@ -48,7 +85,7 @@ pub struct Provider {
     pub name: String,
     /// Its protocol.
     pub kind: ProviderKind,
-    /// Without a slash at the end; for `openai` including `/v1`.
+    /// Without a slash at the end; for `openai` including `/v1`, for `anthropic` without.
     pub base_url: String,
     /// Absent for servers without keys.
     pub api_key: Option<Secret>,
@@ -62,42 +99,42 @@ pub struct Provider {
     pub stream_usage: bool,
 }
 
-/// Every provider. One that has a mistake is still returned, so that models can be checked.
-pub(super) fn all(sources: &mut Sources<'_>, tables: Vec<(String, Fields)>) -> Vec<Provider> {
-    let has_key = sources.env("OPENAI_API_KEY").is_some();
-    let is_in_env = has_key || sources.env("OPENAI_BASE_URL").is_some();
+/// Every provider, those of the environment first. One that has a mistake is still returned, so
+/// that models can be checked.
+pub(super) fn all(sources: &mut Sources<'_>, mut tables: Vec<(String, Fields)>) -> Vec<Provider> {
     let mut providers = Vec::new();
-    if is_in_env && !tables.iter().any(|(name, _)| name == "openai") {
-        providers.push(read(sources, "openai", None));
+    for native in &NATIVE {
+        if [native.key, native.base_url].iter().any(|name| sources.env(name).is_some()) {
+            let place = tables.iter().position(|(name, _)| name == native.name);
+            let fields = place.map(|place| tables.remove(place).1);
+            providers.push(read(sources, native.name, fields));
+        }
     }
     for (name, fields) in tables {
-        let provider = read(sources, &name, Some(fields));
-        if is_in_env && name == "openai" {
-            providers.insert(0, provider);
-        } else {
-            providers.push(provider);
-        }
+        providers.push(read(sources, &name, Some(fields)));
     }
     providers
 }
 
-/// One provider. For `openai` the environment goes before the file.
+/// One provider. For a native one the environment goes before the file.
 fn read(sources: &mut Sources<'_>, name: &str, fields: Option<Fields>) -> Provider {
-    let is_openai = name == "openai";
+    let native = NATIVE.iter().find(|native| native.name == name);
     let path = format!("providers.{name}");
     let mut raw = Raw::default();
     if let Some(mut fields) = fields {
         check_name(sources, &path, name);
-        raw.take(sources, &mut fields);
+        raw.take(sources, &mut fields, native);
     }
-    let from_env = sources.env("OPENAI_BASE_URL").filter(|_| is_openai);
-    let setting = match from_env {
-        Some(_) => "OPENAI_BASE_URL".to_owned(),
-        None => format!("{path}.base_url"),
+    let kind = native.map(|native| native.kind).or(raw.kind).unwrap_or(ProviderKind::OpenAi);
+    let from_env = native.and_then(|native| Some((native.base_url, sources.env(native.base_url)?)));
+    let (setting, base_url) = match from_env {
+        Some((variable, base_url)) => (variable.to_owned(), Some(base_url)),
+        None => {
+            let default = || native.map(|native| native.default.to_owned());
+            (format!("{path}.base_url"), raw.base_url.or_else(default))
+        }
     };
-    let default = is_openai.then(|| OPENAI_BASE_URL.to_owned());
-    let base_url = from_env.or(raw.base_url).or(default);
-    let (base_url, is_openai_host) = base_url_of(sources, &setting, base_url);
+    let (base_url, is_openai_host) = base_url_of(sources, &setting, base_url, kind);
     let output_limit_field = raw.output_limit_field.unwrap_or(if is_openai_host {
         OutputLimitField::MaxCompletionTokens
     } else {
@@ -105,9 +142,9 @@ fn read(sources: &mut Sources<'_>, name: &str, fields: Option<Fields>) -> Provid
     });
     Provider {
         name: name.to_owned(),
-        kind: ProviderKind::OpenAi,
+        kind,
         base_url,
-        api_key: api_key(sources, is_openai, &path, raw.api_key_env),
+        api_key: api_key(sources, native, &path, raw.api_key_env),
         headers: headers(sources, &path, raw.headers),
         max_concurrency: raw.max_concurrency,
         output_limit_field,
@@ -118,6 +155,7 @@ fn read(sources: &mut Sources<'_>, name: &str, fields: Option<Fields>) -> Provid
 /// The fields of `[providers.NAME]`.
 #[derive(Default)]
 struct Raw {
+    kind: Option<ProviderKind>,
     base_url: Option<String>,
     api_key_env: Option<String>,
     headers: Vec<(String, String)>,
@@ -127,17 +165,16 @@ struct Raw {
 }
 
 impl Raw {
-    fn take(&mut self, sources: &mut Sources<'_>, fields: &mut Fields) {
+    fn take(&mut self, sources: &mut Sources<'_>, fields: &mut Fields, native: Option<&Native>) {
         let mistakes = &mut sources.mistakes;
-        match fields.text("kind", mistakes).as_deref() {
-            Some("openai") => {}
-            Some("anthropic") => {
-                let wrong = "\"anthropic\" is not available yet in this release";
-                fields.refuse("kind", wrong, "use kind = \"openai\"", mistakes);
+        self.kind = kind(fields, native, mistakes);
+        if self.kind == Some(ProviderKind::Anthropic) {
+            for key in ["output_limit_field", "stream_usage"] {
+                if fields.drop_key(key) {
+                    let wrong = "is of no meaning for kind = \"anthropic\"";
+                    fields.refuse(key, wrong, "leave it out", mistakes);
+                }
             }
-            Some(_) => fields.refuse("kind", "is not known", "use kind = \"openai\"", mistakes),
-            None if is_told(mistakes, &fields.name("kind")) => {}
-            None => fields.refuse("kind", "is missing", "add kind = \"openai\"", mistakes),
         }
         self.base_url = fields.text("base_url", mistakes);
         self.api_key_env = fields.text("api_key_env", mistakes);
@@ -172,13 +209,42 @@ impl Raw {
     }
 }
 
+fn kind(
+    fields: &mut Fields,
+    native: Option<&Native>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<ProviderKind> {
+    let right = "use kind = \"openai\" or kind = \"anthropic\"";
+    let kind = match fields.text("kind", mistakes).as_deref() {
+        Some("openai") => Some(ProviderKind::OpenAi),
+        Some("anthropic") => Some(ProviderKind::Anthropic),
+        Some(_) => {
+            fields.refuse("kind", "is not known", right, mistakes);
+            None
+        }
+        None => {
+            if !is_told(mistakes, &fields.name("kind")) {
+                fields.refuse("kind", "is missing", right, mistakes);
+            }
+            None
+        }
+    };
+    if let (Some(kind), Some(native)) = (kind, native)
+        && kind != native.kind
+    {
+        let wrong = format!("is not that of the provider {}", native.name);
+        fields.refuse("kind", &wrong, "choose another name for the provider", mistakes);
+    }
+    kind
+}
+
 fn check_name(sources: &mut Sources<'_>, path: &str, name: &str) {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_plain) {
         let right = "use 1 to 64 of letters, digits, `-`, `_` and `.`";
         sources.wrong(path, "the name can't stand before a slash in a model's name", right);
     }
-    if ["demo", "anthropic"].contains(&name) {
+    if name == "demo" {
         sources.wrong(path, "the name is reserved", "choose another name");
     }
 }
@@ -188,9 +254,18 @@ fn base_url_of(
     sources: &mut Sources<'_>,
     setting: &str,
     base_url: Option<String>,
+    kind: ProviderKind,
 ) -> (String, bool) {
-    let right = "give an http or https URL without user, query or fragment, \
-        e.g. http://127.0.0.1:11434/v1";
+    let right = match kind {
+        ProviderKind::OpenAi => {
+            "give an http or https URL without user, query or fragment, \
+            e.g. http://127.0.0.1:11434/v1"
+        }
+        ProviderKind::Anthropic => {
+            "give an http or https URL without user, query or fragment, and without /v1, \
+            e.g. http://127.0.0.1:8000"
+        }
+    };
     let Some(base_url) = base_url else {
         if !is_told(&sources.mistakes, setting) {
             sources.wrong(setting, "is missing", right);
@@ -202,6 +277,9 @@ fn base_url_of(
         sources.wrong(setting, "is no base URL", right);
         return (String::new(), false);
     };
+    if kind == ProviderKind::Anthropic && url.path().trim_end_matches('/').ends_with("/v1") {
+        sources.wrong(setting, "ends in /v1, which is put behind it", right);
+    }
     let host = url.host_str().unwrap_or_default();
     let is_openai = host == "api.openai.com"
         || [".openai.com", ".azure.com"].iter().any(|domain| host.ends_with(domain));
@@ -223,7 +301,7 @@ fn is_plain(url: &Url) -> bool {
 
 fn api_key(
     sources: &mut Sources<'_>,
-    is_openai: bool,
+    native: Option<&Native>,
     path: &str,
     variable: Option<String>,
 ) -> Option<Secret> {
@@ -237,8 +315,10 @@ fn api_key(
                 return None;
             }
         },
-        None if is_openai => ("OPENAI_API_KEY".to_owned(), sources.env("OPENAI_API_KEY")?),
-        None => return None,
+        None => {
+            let variable = native?.key;
+            (variable.to_owned(), sources.env(variable)?)
+        }
     };
     let key = key.trim();
     if !key.bytes().all(|byte| byte.is_ascii_graphic()) {

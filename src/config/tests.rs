@@ -330,6 +330,35 @@ fn openai_in_the_file_is_mended_by_the_environment() {
 }
 
 #[test]
+fn anthropic_is_there_with_a_key_or_a_base_url_behind_openai() {
+    let both = env(&[("ANTHROPIC_API_KEY", "sk-ant"), ("OPENAI_API_KEY", "sk-1")]).config();
+    let names: Vec<&str> = both.providers.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["openai", "anthropic"]);
+    let expected = Provider {
+        name: "anthropic".into(),
+        kind: ProviderKind::Anthropic,
+        base_url: "https://api.anthropic.com".into(),
+        api_key: Some(Secret::new("sk-ant")),
+        headers: Vec::new(),
+        max_concurrency: None,
+        output_limit_field: OutputLimitField::MaxTokens,
+        stream_usage: true,
+    };
+    assert_eq!(both.providers[1], expected);
+    let own = env(&[("ANTHROPIC_BASE_URL", "http://127.0.0.1:8000/")]).config().providers;
+    assert_eq!((own[0].base_url.as_str(), &own[0].api_key), ("http://127.0.0.1:8000", &None));
+    let told = mistake(&env(&[("ANTHROPIC_BASE_URL", "http://127.0.0.1:8000/v1")]));
+    assert!(told.starts_with("ANTHROPIC_BASE_URL: ends in /v1"), "{told}");
+    let lines = "[providers.mine]\nkind = \"anthropic\"\nbase_url = \"http://h\"";
+    assert_eq!(file(lines).config().providers[0].kind, ProviderKind::Anthropic);
+    let told = mistake(&file(&format!("{lines}\nstream_usage = true")));
+    assert!(told.starts_with("providers.mine.stream_usage: is of no meaning"), "{told}");
+    let lines = "[providers.anthropic]\nkind = \"openai\"";
+    let told = mistake(&file(lines));
+    assert!(told.starts_with("providers.anthropic.kind: is not that of the provider"), "{told}");
+}
+
+#[test]
 fn the_default_model_is_one_of_a_configured_provider() {
     let line = format!("default_model = \"local/llama/8b\"\n{LOCAL}");
     let given = Given { env: &[("LOCAL_KEY", "k")], file: Some(&line), ..Given::default() };
@@ -342,7 +371,6 @@ fn the_default_model_is_one_of_a_configured_provider() {
 fn a_provider_tells_what_is_wrong_with_each_field() {
     for (fields, expected) in [
         ("", "providers.p.kind: is missing"),
-        ("kind = \"anthropic\"", "providers.p.kind: \"anthropic\" is not available yet"),
         ("kind = \"acme\"", "providers.p.kind: is not known"),
         ("kind = 3", "providers.p.kind: is an integer; give a string"),
         ("base_url = \"ftp://h\"", "providers.p.base_url: is no base URL; give an http or https"),
@@ -411,6 +439,8 @@ fn the_help_names_every_setting() {
         "RUNLEDGER_CONFIG",
         "OPENAI_API_KEY",
         "OPENAI_BASE_URL",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_BASE_URL",
     ] {
         let is_there = SETTINGS_HELP.lines().any(|line| line.trim().starts_with(setting));
         assert!(is_there, "{setting}");

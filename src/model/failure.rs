@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
-use super::{Failure, Remedy};
+use super::{Failure, REPLY_BYTES_MAX, Remedy};
 use crate::run::event::AbortReason;
 
 /// The longest message that goes into the log, characters.
@@ -14,9 +14,23 @@ const MESSAGE_CHARS_MAX: usize = 512;
 /// The longest wait that a provider may ask for; the turn's own time bounds it further.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
+/// Statuses by the types of Messages' errors.
+const STATUS_OF_TYPE: [(&str, u16); 9] = [
+    ("invalid_request_error", 400),
+    ("authentication_error", 401),
+    ("billing_error", 402),
+    ("permission_error", 403),
+    ("not_found_error", 404),
+    ("request_too_large", 413),
+    ("rate_limit_error", 429),
+    ("api_error", 500),
+    ("overloaded_error", 529),
+];
+
 /// A failure by the status that the provider gave it, before the stream or inside it.
 pub(super) fn of_status(status: u16, message: &str, retry_after: Option<Duration>) -> Failure {
     let remedy = match status {
+        413 => Remedy::ContextOverflow,
         _ if is_too_long(message) => Remedy::ContextOverflow,
         401 | 403 | 404 => Remedy::Fallback,
         408 | 409 | 424 | 425 | 429 | 498 => Remedy::Retry,
@@ -51,14 +65,43 @@ pub(super) fn transport(reason: AbortReason, message: impl Into<String>) -> Fail
     }
 }
 
-/// An error that came inside a 200: final for the statuses that say that the request is wrong.
+/// The end of a message that is none, by the provider's word for it: it broke off, or the
+/// conversation is longer than the model can read.
+pub(super) fn of_finish_reason(raw: &str) -> Option<Failure> {
+    match raw {
+        "abort" | "error" | "insufficient_system_resource" => {
+            let words = format!("the provider broke off with the reason `{raw}`");
+            Some(transport(AbortReason::ProviderError, words))
+        }
+        "model_length" | "model_context_window_exceeded" => {
+            let words = format!("the conversation has reached the model's length (`{raw}`)");
+            let failure = transport(AbortReason::ProviderError, words);
+            Some(Failure { remedy: Remedy::ContextOverflow, ..failure })
+        }
+        _ => None,
+    }
+}
+
+/// The reply is larger than is taken; it would be again.
+pub(super) fn too_large() -> Failure {
+    let words = format!("the reply is larger than {REPLY_BYTES_MAX} bytes");
+    Failure { remedy: Remedy::Final, ..transport(AbortReason::ProviderError, words) }
+}
+
+/// An error that came inside a 200: final for the statuses that say that the request is wrong. The
+/// status is a number, or a text of digits, or else what Messages' `type` stands for.
 pub(super) fn in_stream(error: &Value) -> Failure {
     let message = message_of(&serde_json::json!({ "error": error })).unwrap_or_default();
-    let status = ["code", "http_status_code", "status"].iter().find_map(|field| {
+    let number = ["code", "http_status_code", "status"].iter().find_map(|field| {
         let value = error.get(field)?;
         let number = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
         u16::try_from(number).ok().filter(|status| (400..600).contains(status))
     });
+    let by_type = || {
+        let kind = error.get("type")?.as_str()?;
+        STATUS_OF_TYPE.iter().find(|(known, _)| *known == kind).map(|(_, status)| *status)
+    };
+    let status = number.or_else(by_type);
     match status {
         Some(status) => of_status(status, &message, None),
         None => {
@@ -92,15 +135,26 @@ fn message_of(body: &Value) -> Option<String> {
             Some(format!("{} {place}", first.get("msg")?.as_str()?))
         })
         .or_else(|| text(body.get("title")))?;
+    // vLLM's words for an output limit that is too big are those for an input that is too long.
+    let is_output =
+        error.and_then(|error| error.get("param")?.as_str()).is_some_and(is_output_limit);
+    if is_output {
+        return Some(message.replace("context length", "length"));
+    }
     // The type is what tells "too long" where the words don't.
     let has_more = !kind.is_empty() && !message.contains(kind) && is_too_long(kind);
     Some(if has_more { format!("{message} ({kind})") } else { message })
 }
 
+fn is_output_limit(parameter: &str) -> bool {
+    ["max_tokens", "max_completion_tokens"].contains(&parameter)
+}
+
 /// Whether a provider says that the conversation is longer than the model can read.
 fn is_too_long(message: &str) -> bool {
-    const SIGNS: [&str; 7] = [
+    const SIGNS: [&str; 8] = [
         "context_length_exceeded",
+        "`inputs` tokens + `max_new_tokens` must be",
         "exceed_context_size",
         "contextwindowexceeded",
         "maximum context length",
@@ -143,11 +197,12 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_status_says_what_may_be_done() {
+    fn rule_17_a_status_says_what_may_be_done() {
         for (statuses, remedy) in [
             (&[408, 409, 424, 425, 429, 498, 500, 502, 503, 504, 529][..], Remedy::Retry),
             (&[401, 403, 404], Remedy::Fallback),
-            (&[400, 402, 413, 422, 501, 505, 301], Remedy::Final),
+            (&[400, 402, 422, 501, 505, 301], Remedy::Final),
+            (&[413], Remedy::ContextOverflow),
         ] {
             for status in statuses {
                 assert_eq!(of_status(*status, "", None).remedy, remedy, "{status}");
@@ -156,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_servers_words_are_found() {
+    fn rule_16_every_servers_words_are_found() {
         for (body, words) in [
             (r#"{"error":{"message":"m","type":"t","param":null,"code":400}}"#, "m"),
             (r#"{"error":"Unauthorized"}"#, "Unauthorized"),
@@ -181,19 +236,31 @@ mod tests {
             json!({"error": {"message": "This model's maximum context length is 9 tokens"}}),
             json!({"error": {"code": 400, "message": "m", "type": "exceed_context_size_error"}}),
             json!({"error": {"message": "litellm.ContextWindowExceededError: m"}}),
+            json!({"error": {"message": "maximum context length is 9", "param": "input_tokens"}}),
+            json!({"type": "error", "error": {"type": "invalid_request_error",
+                "message": "prompt is too long: 9 tokens > 8 maximum"}}),
+            json!({"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be \
+                <= 9", "error_type": "validation"}),
         ] {
             let words = words_of(body.to_string().as_bytes());
             assert_eq!(of_status(400, &words, None).remedy, Remedy::ContextOverflow, "{body}");
         }
+        // The output limit asked for is too big: another thing.
+        let body = json!({"error": {"param": "max_tokens",
+            "message": "max_tokens is too large: maximum context length is 9 tokens"}});
+        let words = words_of(body.to_string().as_bytes());
+        assert_eq!(of_status(400, &words, None).remedy, Remedy::Final);
     }
 
     #[test]
-    fn an_error_inside_a_stream_counts_by_the_status_it_carries() {
+    fn rule_5_an_error_inside_a_stream_counts_by_the_status_it_carries() {
         for (error, remedy, status) in [
             (json!({"message": "m", "code": 400}), Remedy::Final, Some(400)),
             (json!({"message": "m", "code": "429"}), Remedy::Retry, Some(429)),
             (json!({"message": "m", "http_status_code": 422}), Remedy::Final, Some(422)),
             (json!({"message": "m", "code": "overloaded"}), Remedy::Retry, None),
+            (json!({"message": "m", "type": "overloaded_error"}), Remedy::Retry, Some(529)),
+            (json!({"message": "m", "type": "invalid_request_error"}), Remedy::Final, Some(400)),
             (json!("only words"), Remedy::Retry, None),
             (json!({"message": "prompt is too long"}), Remedy::ContextOverflow, None),
         ] {
@@ -203,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_is_taken_from_whichever_header_there_is() {
+    fn rule_18_the_wait_is_taken_from_whichever_header_there_is() {
         let now: jiff::Timestamp = "2026-11-22T10:00:00Z".parse().expect("a time");
         let check = |pairs: &[(&'static str, &str)], ms: Option<u64>| {
             let headers: HeaderMap = pairs

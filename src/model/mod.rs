@@ -1,7 +1,11 @@
 //! How we talk to a language model: a request goes out, deltas come back, then a reply or a failure.
 
+pub mod anthropic;
+pub mod endpoint;
+mod exchange;
 mod failure;
 pub mod openai;
+mod reading;
 pub mod registry;
 pub mod scripted;
 pub mod sse_decoder;
@@ -102,6 +106,8 @@ pub struct Failure {
 pub enum Model {
     /// OpenAI Chat Completions, at any base URL.
     OpenAi(openai::OpenAi),
+    /// Anthropic Messages, at any base URL.
+    Anthropic(anthropic::Anthropic),
     /// Plays a script; needs no network.
     Scripted(scripted::Scripted),
 }
@@ -122,6 +128,7 @@ impl Model {
     ) -> Result<Reply, Failure> {
         match self {
             Model::OpenAi(model) => model.call(request, deltas).await,
+            Model::Anthropic(model) => model.call(request, deltas).await,
             Model::Scripted(model) => model.call(request, deltas).await,
         }
     }
@@ -130,4 +137,11 @@ impl Model {
 /// `request_sha256`: the hex digest of the request as the core made it.
 pub fn request_sha256(request: &Request) -> String {
     Sha256::digest(request.canonical_json()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The opaque data, where it is this provider's own.
+fn own_fields<'a>(metadata: Option<&'a Value>, provider: &str) -> Option<&'a Value> {
+    let metadata = metadata?;
+    let is_own = metadata.get("provider").and_then(Value::as_str) == Some(provider);
+    if is_own { metadata.get("fields") } else { None }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use reqwest::{Certificate, Client, ClientBuilder, redirect};
 
 use super::Model;
-use super::openai::{Endpoint, OpenAi};
+use super::anthropic::Anthropic;
+use super::endpoint::{Dialect, Endpoint};
+use super::openai::OpenAi;
 use super::scripted::Scripted;
 
 /// The provider of the scripted models; it is always there.
@@ -41,7 +43,12 @@ impl Registry {
             return Scripted::named(model).map(Model::Scripted);
         }
         let endpoint = self.endpoints.get(provider)?;
-        Some(Model::OpenAi(OpenAi::new(Arc::clone(endpoint), model)))
+        Some(match endpoint.dialect {
+            Dialect::ChatCompletions(settings) => {
+                Model::OpenAi(OpenAi::new(Arc::clone(endpoint), settings, model))
+            }
+            Dialect::Messages => Model::Anthropic(Anthropic::new(Arc::clone(endpoint), model)),
+        })
     }
 
     /// What is on offer: `provider/*` for each endpoint, then the demo's scripts.

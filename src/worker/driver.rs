@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::{Drain, Left, Tools};
 use crate::admission::Slot;
@@ -126,7 +127,11 @@ async fn drive_attached(
 ) -> Result<(), Halt> {
     let row = load(tools, run).await?;
     let mut driver = Driver::open(tools, &row, slot, nudge, drain).await?;
-    let driven = driver.whole_life(&row, reason).await;
+    let span = match driver.spec.config.trace_enabled {
+        true => tracing::info_span!("drive", run.id = %run),
+        false => tracing::Span::none(),
+    };
+    let driven = driver.whole_life(&row, reason).instrument(span).await;
     driver.pen.close().await;
     driven
 }
@@ -256,7 +261,10 @@ impl Driver {
                 return Err(Halt::Drain);
             }
             work = match work {
-                Work::Done => return Ok(()),
+                Work::Done => {
+                    tracing::debug!(run.status = self.state.status.name(), "the run has ended");
+                    return Ok(());
+                }
                 Work::Again => {
                     self.read_inbox().await?;
                     self.advance(Vec::new(), None, waited).await?
@@ -322,6 +330,7 @@ impl Driver {
         ending: Option<Ending>,
         waited: bool,
     ) -> Result<Work, Halt> {
+        let drafts = self.with_lines(drafts);
         let came = drafts.clone();
         let plan = self.look_ahead(drafts, ending, waited);
         let effects = Effects {

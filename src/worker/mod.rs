@@ -7,6 +7,7 @@ mod inbox;
 mod plan;
 mod tools;
 mod turn;
+mod verbose;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

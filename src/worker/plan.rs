@@ -58,7 +58,7 @@ impl Driver {
                 },
                 Step::CallModel { wait, .. } if !wait.is_zero() && !waited => Work::Wait(wait),
                 Step::CallModel { model, turn, attempt, with_tools, .. } => {
-                    drafts.push(self.turn_started(&after, &model, turn, attempt, with_tools));
+                    drafts.extend(self.turn_started(&after, &model, turn, attempt, with_tools));
                     Work::Model { model, with_tools, since: Instant::now() }
                 }
                 Step::Finish(ending) => {

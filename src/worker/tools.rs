@@ -111,6 +111,7 @@ impl Driver {
             if running.is_empty() {
                 return self.advance(drafts, None, false).await;
             }
+            let drafts = self.with_lines(drafts);
             self.append(drafts, Effects::default()).await?;
         }
         Ok(Work::Again)

@@ -73,7 +73,7 @@ enum Called {
 }
 
 impl Driver {
-    /// The event that begins a turn's attempt.
+    /// The event that begins a turn's attempt, behind its line where the run is verbose.
     pub(super) fn turn_started(
         &self,
         after: &State,
@@ -81,10 +81,13 @@ impl Driver {
         turn: u32,
         attempt: u32,
         with_tools: bool,
-    ) -> Draft {
+    ) -> Vec<Draft> {
         let request = request(&self.spec, after, &self.tools.catalog, with_tools);
         let request_sha256 = request_sha256(&request);
-        Draft { turn, attempt, body: Body::TurnStarted { model: model.to_owned(), request_sha256 } }
+        let started = Body::TurnStarted { model: model.to_owned(), request_sha256 };
+        let line = self.request_line(model, &request);
+        let line = line.map(|body| Draft { turn: after.turn, attempt: after.attempt.max(1), body });
+        line.into_iter().chain([Draft { turn, attempt, body: started }]).collect()
     }
 
     pub(super) async fn call_model(

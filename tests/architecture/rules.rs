@@ -66,6 +66,7 @@ const OUTSIDE: &[(&str, Who)] = &[
     ("hyper_util", Only(&["api"])),
     ("socket2", Only(&["api"])),
     ("subtle", Only(&["api"])),
+    ("base64", Only(&["api"])),
     ("tower", Only(&["api"])),
     ("tower_http", Only(&["api"])),
     // docs/adr/0006: `config` checks URLs and headers with the types that will be sent.

@@ -147,3 +147,26 @@ async fn a_repeated_stream_attaches_to_the_live_run_also_behind_its_cursor() {
     assert_eq!(ended.status, 204);
     assert_eq!(stub.calls("live").len(), 1);
 }
+
+#[tokio::test]
+async fn a_cursor_makes_no_run_without_a_key_and_hides_nothing_of_a_new_one() {
+    let stub = Stub::start().await;
+    let service = Service::start(&stub).await;
+    let http = &service.client;
+    let body = spec("openai/any", "cursor");
+    let stream = [("accept", "text/event-stream"), ("last-event-id", "3")];
+    let refused = http.post_with("/runs", &body, &stream).await.expect(422);
+    assert_eq!(refused["errors"][0]["header"], "Last-Event-ID");
+    assert_eq!(stub.calls("any").len(), 0, "what is refused costs nothing");
+
+    let keyed = [("idempotency-key", "new"), ("last-event-id", "3")];
+    let mut whole = http.post_stream(&body, &keyed).await;
+    assert_eq!(whole.status, 200);
+    let whole = whole.rest().await;
+    assert!(whole[0].lines.contains("id: 1\n"), "{}", whole[0].lines);
+    let resumed = http.post_stream(&body, &keyed).await.rest().await;
+    assert_eq!(resumed, whole[3..], "the second time it is a resume");
+    let id_alone = json!({"agent": body["agent"], "input": "x", "config": {"run_id": "r"}});
+    let by_id = http.post_stream(&id_alone, &[("last-event-id", "99")]).await;
+    assert_eq!(by_id.status, 200);
+}

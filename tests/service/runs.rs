@@ -329,3 +329,32 @@ async fn every_answer_has_the_headers_that_keep_it_safe() {
     assert_eq!(own_id.header("x-request-id"), "mine-7");
     assert_eq!(own_id.json()["request_id"], "mine-7");
 }
+
+#[tokio::test]
+async fn an_inline_image_goes_to_the_model_and_the_log_has_its_digest() {
+    let stub = Stub::start().await;
+    let service = Service::start(&stub).await;
+    let http = &service.client;
+    let mut body = spec("openai/eyes", "");
+    body["input"] = json!([
+        {"type": "text", "text": "What is this?"},
+        {"type": "image", "media_type": "image/png", "data": "aGVsbG8="},
+        {"type": "image", "url": "https://example.com/cat.png"},
+    ]);
+    let id = http.create(&body).await;
+    http.ended(&id).await;
+    let queued = &http.log(&id).await[0]["input"];
+    let digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let image = json!({"type": "image", "media_type": "image/png", "bytes": 5, "sha256": digest});
+    assert_eq!(queued[1], image, "sha256 of the bytes");
+    assert_eq!(queued[2], body["input"][2]);
+    let sent = &stub.calls("eyes")[0].request["messages"][0]["content"];
+    assert_eq!(sent[1]["image_url"]["url"], "data:image/png;base64,aGVsbG8=");
+    body["history"] = json!([{"role": "user", "content": [
+        {"type": "image", "media_type": "image/png", "data": "no base 64"}]}]);
+    body["input"][1]["data"] = json!("aGVsbG8");
+    let refused = http.post("/runs", &body).await.expect(422);
+    let pointers: Vec<&Value> =
+        refused["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
+    assert_eq!(pointers, ["/input/1/data", "/history/0/content/0/data"]);
+}

@@ -19,6 +19,8 @@ pub struct Setup {
     /// Variables beside those that every test needs.
     pub env: Vec<(&'static str, String)>,
     pub args: Vec<String>,
+    /// Where its log lines go; else they are the test's.
+    pub log: Option<PathBuf>,
     /// The key that the client sends.
     pub key: Option<String>,
 }
@@ -89,6 +91,9 @@ impl Service {
     pub async fn in_folder(data: Data, setup: Setup) -> Service {
         let mut command = command(data.path());
         command.args(&setup.args).stdout(Stdio::piped());
+        if let Some(log) = &setup.log {
+            command.stderr(std::fs::File::create(log).unwrap());
+        }
         for (name, value) in &setup.env {
             command.env(name, value);
         }

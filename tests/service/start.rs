@@ -2,8 +2,10 @@
 
 use std::process::Stdio;
 
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use crate::client::{Client, spec};
 use crate::service::{Service, Setup, binary, command};
 use crate::stub::Stub;
 use crate::waiting::within;
@@ -113,4 +115,26 @@ async fn an_idle_service_stops_at_once_and_cleanly() {
     assert!(status.success());
     let service = stopped.start().await;
     assert_eq!(service.client.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_service_whose_log_nobody_takes_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut service = command(folder.path());
+    service.env("RUNLEDGER_LOG", "debug").stdout(Stdio::piped()).stderr(writer);
+    let mut service = service.spawn().unwrap();
+    let mut lines = BufReader::new(service.stdout.take().unwrap()).lines();
+    let address = async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("it goes on");
+            if let Some(address) = line.strip_prefix("address  ") {
+                return address.to_owned();
+            }
+        }
+    };
+    let http = Client::new(&within("the address", address).await, None);
+    let run = http.create(&spec("demo/assistant", "Hello")).await;
+    assert_eq!(http.ended(&run).await["status"], "COMPLETED");
 }

@@ -1,5 +1,5 @@
-//! A model server that does what a test tells it, and remembers who called: OpenAI's dialect, by
-//! model name.
+//! A model server that does what a test tells it, and remembers who called, by model name: OpenAI's
+//! dialect, and Anthropic's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode, Uri};
 use axum::routing::post;
 use futures_util::stream;
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::stub_messages as messages;
 use crate::waiting::until;
 
 /// What the stub does in one answer, in order.
@@ -96,6 +97,8 @@ struct Shared {
     calls: Vec<Call>,
     /// Calls whose client hung up before the answer's end.
     hung_up: Vec<Call>,
+    /// Paths that nobody should ask for.
+    unasked: Vec<String>,
 }
 
 /// The running stub.
@@ -117,7 +120,9 @@ impl Stub {
         let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
         let shared = Arc::<Mutex<Shared>>::default();
         let router = Router::new()
-            .route("/v1/chat/completions", post(complete))
+            .route("/v1/chat/completions", post(chat))
+            .route("/v1/messages", post(message))
+            .fallback(unasked)
             .layer(axum::extract::DefaultBodyLimit::disable())
             .with_state(shared.clone());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -133,6 +138,11 @@ impl Stub {
         self.lock().calls.iter().filter(|call| call.model == model).cloned().collect()
     }
 
+    /// Forgets who has called.
+    pub fn forget(&self) {
+        self.lock().calls.clear();
+    }
+
     /// How often each turn of the run with this input was asked for.
     pub fn counts(&self, input: &str) -> BTreeMap<usize, usize> {
         let mut counts = BTreeMap::new();
@@ -140,6 +150,16 @@ impl Stub {
             *counts.entry(call.turn).or_default() += 1;
         }
         counts
+    }
+
+    /// Paths beside those of the two dialects that were asked for.
+    pub fn unasked(&self) -> Vec<String> {
+        self.lock().unasked.clone()
+    }
+
+    /// Where Anthropic's dialect is spoken: without `/v1`.
+    pub fn root(&self) -> &str {
+        self.base_url.trim_end_matches("/v1")
     }
 
     /// Waits until the model was called so often.
@@ -160,8 +180,37 @@ impl Stub {
     }
 }
 
-async fn complete(
+/// What the stub speaks in one answer.
+#[derive(Clone, Copy, PartialEq)]
+enum Dialect {
+    Chat,
+    Messages,
+}
+
+async fn chat(
     State(shared): State<Arc<Mutex<Shared>>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    complete(Dialect::Chat, shared, headers, body)
+}
+
+async fn message(
+    State(shared): State<Arc<Mutex<Shared>>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    complete(Dialect::Messages, shared, headers, body)
+}
+
+async fn unasked(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri) -> StatusCode {
+    shared.lock().unwrap().unasked.push(uri.to_string());
+    StatusCode::NOT_FOUND
+}
+
+fn complete(
+    dialect: Dialect,
+    shared: Arc<Mutex<Shared>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
@@ -184,7 +233,7 @@ async fn complete(
     }
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        if play(steps, &sender).await.is_none() {
+        if play(dialect, steps, &sender).await.is_none() {
             shared.lock().unwrap().hung_up.push(call);
         }
     });
@@ -200,7 +249,8 @@ async fn complete(
 
 fn understood(request: Value, headers: HeaderMap) -> Call {
     let messages = request["messages"].as_array().unwrap();
-    let asked = messages.iter().rposition(|one| one["role"] == "user").unwrap();
+    let is_asking = |one: &Value| one["role"] == "user" && !messages::is_result(one);
+    let asked = messages.iter().rposition(is_asking).unwrap();
     let answers = messages[asked..].iter().filter(|one| one["role"] == "assistant").count();
     Call {
         model: request["model"].as_str().unwrap().to_owned(),
@@ -216,9 +266,22 @@ fn understood(request: Value, headers: HeaderMap) -> Call {
 }
 
 /// None where the client hung up.
-async fn play(steps: Vec<Do>, to: &mpsc::Sender<Result<Bytes, io::Error>>) -> Option<()> {
+async fn play(
+    dialect: Dialect,
+    steps: Vec<Do>,
+    to: &mpsc::Sender<Result<Bytes, io::Error>>,
+) -> Option<()> {
     let mut calls = 0;
-    for step in steps {
+    if dialect == Dialect::Messages {
+        send(to, messages::start()).await?;
+    }
+    for (step, place) in steps.into_iter().zip(0..) {
+        if dialect == Dialect::Messages
+            && let Some(events) = messages::events(&step, place)
+        {
+            send(to, events).await?;
+            continue;
+        }
         match step {
             Do::Say(text) => send(to, delta(&json!({"content": text}))).await?,
             Do::Think(text) => send(to, delta(&json!({"reasoning_content": text}))).await?,

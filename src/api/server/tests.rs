@@ -141,6 +141,56 @@ async fn a_reader_that_does_not_read_is_cut() {
     drop(stream);
 }
 
+/// Opens HTTP/2 with streams that have this much room, and asks for a path of four letters or more.
+async fn send_http2(server: &Server, room: u32, path: &str) -> TcpStream {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let settings = [&[0, 4][..], &room.to_be_bytes()].concat();
+    // GET, http, `:path` and `:authority` as literals.
+    let length = u8::try_from(path.len()).unwrap();
+    let header = [&[0x82, 0x86, 0x04, length], path.as_bytes(), &[0x01, 1, b'a']].concat();
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let frames = [preface, frame(4, 0, 0, &settings), frame(1, 5, 1, &header)].concat();
+    stream.write_all(&frames).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn an_http2_reader_that_gives_no_room_is_cut() {
+    for room in [0, 1, 20_000] {
+        let mut server = start(Options { write_stall: SHORT, ..patient() }).await;
+        let mut stream = send_http2(&server, room, "/endless").await;
+        let (mut reset, mut header) = (false, [0; 9]);
+        while !reset {
+            within(stream.read_exact(&mut header)).await.unwrap();
+            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            within(stream.read_exact(&mut payload)).await.unwrap();
+            reset = header[3] == 3;
+        }
+        assert_eq!(header[8], 1, "the stream is reset, and its connection goes on");
+        server.stop.cancel();
+        drop(stream);
+        assert_eq!(within(server.body_dropped.recv()).await, None);
+        within(server.task).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_silent_http2_stream_is_not_a_stalled_reader() {
+    let server = start(Options { write_stall: SHORT, header_timeout: SHORT, ..patient() }).await;
+    let mut stream = send_http2(&server, 20_000, "/events").await;
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"data: 1\n\n") {
+        bytes.push(within(stream.read_u8()).await.unwrap());
+    }
+    let silence = tokio::time::timeout(SHORT * 3, stream.read_u8()).await;
+    assert!(silence.is_err(), "the stream should still be open");
+}
+
 #[tokio::test]
 async fn a_slow_handler_is_not_a_stalled_reader() {
     let server = start(Options { write_stall: SHORT, header_timeout: SHORT, ..patient() }).await;

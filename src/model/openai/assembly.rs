@@ -4,7 +4,8 @@ use std::mem;
 
 use serde_json::{Map, Value, json};
 
-use crate::model::{Delta, Failure, ProposedCall, REPLY_BYTES_MAX, Remedy, Reply, failure};
+use crate::model::reading::{Assemble, is_said, text};
+use crate::model::{Delta, Failure, ProposedCall, REPLY_BYTES_MAX, Reply, failure};
 use crate::run::event::{AbortReason, FinishReason, Usage};
 
 /// The most calls of one reply that are kept; a run takes fewer.
@@ -39,18 +40,21 @@ impl Assembly {
     pub(super) fn new(provider: &str) -> Assembly {
         Assembly { provider: provider.to_owned(), ..Assembly::default() }
     }
+}
 
-    /// Whether the provider has said that the message is whole.
-    pub(super) fn is_whole(&self) -> bool {
+impl Assemble for Assembly {
+    /// The terminal reason; the usage may follow it.
+    fn is_whole(&self) -> bool {
         self.finish.is_some()
     }
 
+    /// Only `[DONE]`, or the end of the body, is behind the usage.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// Takes one chunk in (or, with `message` for `delta`, a whole answer).
-    ///
-    /// # Errors
-    /// An error that the chunk reports, or that the reply is too large. After the terminal reason
-    /// nothing is an error any more.
-    pub(super) fn take(&mut self, chunk: &Value) -> Result<Vec<Delta>, Failure> {
+    fn take(&mut self, _name: Option<&str>, chunk: &Value) -> Result<Vec<Delta>, Failure> {
         let mut deltas = Vec::new();
         if let Some(error) = chunk.get("error").filter(|error| is_said(error)) {
             return if self.is_whole() { Ok(deltas) } else { Err(failure::in_stream(error)) };
@@ -74,9 +78,7 @@ impl Assembly {
                 self.take_calls(message);
             }
             if self.size > REPLY_BYTES_MAX || self.calls.len() > CALLS_MAX {
-                let words = format!("the reply is larger than {REPLY_BYTES_MAX} bytes");
-                let failure = failure::transport(AbortReason::ProviderError, words);
-                return Err(Failure { remedy: Remedy::Final, ..failure });
+                return Err(failure::too_large());
             }
             if let Some(raw) = text(choice.get("finish_reason")) {
                 self.finish(raw, &mut deltas)?;
@@ -85,8 +87,7 @@ impl Assembly {
         Ok(deltas)
     }
 
-    /// The reply, where the provider ended it; else a cut.
-    pub(super) fn end(self, request_id: Option<String>) -> Result<Reply, Failure> {
+    fn end(self, request_id: Option<String>) -> Result<Reply, Failure> {
         let Some((finish_reason, finish_reason_raw)) = self.finish else {
             let words = "the stream ended before the provider had ended the message";
             let usage = (self.usage != Usage::default()).then_some(self.usage);
@@ -108,27 +109,22 @@ impl Assembly {
         })
     }
 
-    /// What the provider has said of the usage so far.
-    pub(super) fn usage(&self) -> Option<Usage> {
+    fn usage(&self) -> Option<Usage> {
         (self.usage != Usage::default()).then(|| self.usage.clone())
     }
+}
 
+impl Assembly {
     fn finish(&mut self, raw: String, deltas: &mut Vec<Delta>) -> Result<(), Failure> {
+        if let Some(failure) = failure::of_finish_reason(&raw) {
+            return Err(failure);
+        }
         let reason = match raw.as_str() {
             "stop" | "tool_calls" | "function_call" | "stop_sequence" | "eos_token" => {
                 if self.calls.is_empty() { FinishReason::Stop } else { FinishReason::ToolCalls }
             }
             "length" => FinishReason::Length,
             "content_filter" => FinishReason::ContentFilter,
-            "abort" | "error" | "insufficient_system_resource" => {
-                let words = format!("the provider broke off with finish_reason `{raw}`");
-                return Err(failure::transport(AbortReason::ProviderError, words));
-            }
-            "model_length" => {
-                let words = "the conversation has reached the model's length (`model_length`)";
-                let failure = failure::transport(AbortReason::ProviderError, words);
-                return Err(Failure { remedy: Remedy::ContextOverflow, ..failure });
-            }
             _ => FinishReason::Other,
         };
         self.end_reasoning(deltas);
@@ -282,20 +278,6 @@ impl Building {
             provider_metadata: has_fields
                 .then(|| json!({"provider": provider, "fields": self.fields})),
         }
-    }
-}
-
-/// An error field that says something: servers also send `null`.
-fn is_said(error: &Value) -> bool {
-    !error.is_null() && *error != Value::Bool(false)
-}
-
-/// A non-empty text; a number where a text was expected.
-fn text(value: Option<&Value>) -> Option<String> {
-    match value? {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
     }
 }
 

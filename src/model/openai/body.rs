@@ -2,12 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Endpoint;
+use super::Settings;
+use crate::model::own_fields;
 use crate::run::message::{Content, Message, Part, ToolCall};
 use crate::run::request::{Request, ToolOffer};
 
 /// The body of `POST /chat/completions`, streamed.
-pub(super) fn body(request: &Request, endpoint: &Endpoint, model: &str) -> Value {
+pub(super) fn body(request: &Request, provider: &str, server: Settings, model: &str) -> Value {
     let settings = &request.settings;
     let mut body = Map::new();
     let mut set = |name: &str, value: Option<Value>| {
@@ -18,16 +19,16 @@ pub(super) fn body(request: &Request, endpoint: &Endpoint, model: &str) -> Value
     set("temperature", settings.temperature.map(Value::from));
     set("top_p", settings.top_p.map(Value::from));
     set("stop", (!settings.stop.is_empty()).then(|| json!(settings.stop)));
-    set(endpoint.output_limit_field, settings.max_output_tokens.map(Value::from));
+    set(server.output_limit_field, settings.max_output_tokens.map(Value::from));
     set("reasoning_effort", settings.reasoning_effort.as_deref().map(Value::from));
     set("response_format", request.output_schema.as_ref().map(response_format));
-    set("stream_options", endpoint.has_stream_usage.then(|| json!({"include_usage": true})));
+    set("stream_options", server.has_stream_usage.then(|| json!({"include_usage": true})));
     for (name, value) in &settings.extra {
         set(name, Some(value.clone()));
     }
     set("model", Some(Value::from(model)));
     set("stream", Some(Value::Bool(true)));
-    set("messages", Some(messages(request, &endpoint.provider)));
+    set("messages", Some(messages(request, provider)));
     if !request.tools.is_empty() {
         set("tools", Some(request.tools.iter().map(tool).collect()));
         set("tool_choice", settings.tool_choice.as_ref().map(tool_choice));
@@ -63,7 +64,7 @@ fn one(message: &Message, provider: &str) -> Value {
     match message {
         Message::User { content: said } => json!({"role": "user", "content": content(said)}),
         Message::Tool { call_id, content, is_error: _ } => {
-            json!({"role": "tool", "tool_call_id": call_id, "content": content.text()})
+            json!({"role": "tool", "tool_call_id": id(call_id), "content": content.text()})
         }
         Message::Assistant { content, tool_calls, reasoning } => {
             let text = content.as_ref().map(Content::text).unwrap_or_default();
@@ -112,7 +113,7 @@ fn call(call: &ToolCall, provider: &str) -> Value {
         object => object.to_string(),
     };
     let mut out = json!({
-        "id": call.call_id,
+        "id": id(&call.call_id),
         "type": "function",
         "function": {"name": call.tool_name, "arguments": arguments},
     });
@@ -122,6 +123,14 @@ fn call(call: &ToolCall, provider: &str) -> Value {
         }
     }
     out
+}
+
+/// An id of the form that every server takes: Mistral's wants exactly 9 letters or digits.
+fn id(call_id: &str) -> String {
+    match call_id.strip_prefix("call_").and_then(|number| number.parse::<u32>().ok()) {
+        Some(number) => format!("call{number:05}"),
+        None => call_id.to_owned(),
+    }
 }
 
 /// What this provider wants back of the model's reasoning, by field.
@@ -141,21 +150,12 @@ fn reasoning_fields(reasoning: &[Part], provider: &str) -> Map<String, Value> {
     fields
 }
 
-/// The opaque data, where it is this provider's own.
-fn own_fields<'a>(metadata: Option<&'a Value>, provider: &str) -> Option<&'a Value> {
-    let metadata = metadata?;
-    let is_own = metadata.get("provider").and_then(Value::as_str) == Some(provider);
-    if is_own { metadata.get("fields") } else { None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::run::spec::ModelSettings;
 
-    fn endpoint() -> Endpoint {
-        Endpoint::for_tests("http://localhost/v1")
-    }
+    const SERVER: Settings = Settings { output_limit_field: "max_tokens", has_stream_usage: true };
 
     fn request(messages: Value) -> Request {
         Request {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_set_is_not_sent() {
+    fn rule_20_what_was_not_set_is_not_sent() {
         let asked = request(json!([{"role": "user", "content": "hi"}]));
         let expected = json!({
             "model": "m",
@@ -176,7 +176,7 @@ mod tests {
             "stream_options": {"include_usage": true},
             "messages": [{"role": "user", "content": "hi"}],
         });
-        assert_eq!(body(&asked, &endpoint(), "m"), expected);
+        assert_eq!(body(&asked, "stub", SERVER, "m"), expected);
     }
 
     #[test]
@@ -196,7 +196,7 @@ mod tests {
         }))
         .expect("settings");
         asked.output_schema = Some(json!({"type": "object"}));
-        let sent = body(&asked, &endpoint(), "m");
+        let sent = body(&asked, "stub", SERVER, "m");
         assert_eq!(sent["messages"][0], json!({"role": "system", "content": "be brief"}));
         assert_eq!(
             sent["messages"][1]["content"][1]["image_url"]["url"],
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_is_written_as_every_server_takes_it() {
+    fn rules_9_11_and_21_a_history_is_written_as_every_server_takes_it() {
         let own = json!({"provider": "stub", "fields": {"extra_content": {"s": 1}}});
         let foreign = json!({"provider": "other", "fields": {"extra_content": {"s": 2}}});
         let thought = json!({"provider": "stub", "fields": {"text_field": "reasoning_content"}});
@@ -221,16 +221,17 @@ mod tests {
             {"role": "assistant", "reasoning": [
                 {"type": "reasoning", "text": "hm", "provider_metadata": thought},
             ], "tool_calls": [
-                {"call_id": "c1", "tool_name": "t", "arguments": {"a": 1}, "provider_metadata": own},
-                {"call_id": "c2", "tool_name": "t", "arguments": "{\"a\":", "provider_metadata": foreign},
+                {"call_id": "call_1", "tool_name": "t", "arguments": {"a": 1}, "provider_metadata": own},
+                {"call_id": "call_2", "tool_name": "t", "arguments": "{\"a\":", "provider_metadata": foreign},
             ]},
-            {"role": "tool", "call_id": "c1", "content": ""},
-            {"role": "tool", "call_id": "c2", "content": "bad", "is_error": true},
+            {"role": "tool", "call_id": "call_1", "content": ""},
+            {"role": "tool", "call_id": "call_2", "content": "bad", "is_error": true},
         ]));
-        let sent = body(&asked, &endpoint(), "m");
+        let sent = body(&asked, "stub", SERVER, "m");
         let assistant = &sent["messages"][1];
         assert_eq!(assistant["content"], "");
         assert_eq!(assistant["reasoning_content"], "hm");
+        assert_eq!(assistant["tool_calls"][0]["id"], "call00001", "as the answer says it");
         assert_eq!(assistant["tool_calls"][0]["extra_content"], json!({"s": 1}));
         assert_eq!(assistant["tool_calls"][0]["function"]["arguments"], "{\"a\":1}");
         assert_eq!(assistant["tool_calls"][1].get("extra_content"), None);
@@ -238,7 +239,7 @@ mod tests {
             assistant["tool_calls"][1]["function"]["arguments"],
             "{\"invalid_json\":\"{\\\"a\\\":\"}"
         );
-        let answer = json!({"role": "tool", "tool_call_id": "c1", "content": ""});
+        let answer = json!({"role": "tool", "tool_call_id": "call00001", "content": ""});
         assert_eq!(sent["messages"][2], answer);
     }
 }

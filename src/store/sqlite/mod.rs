@@ -77,6 +77,11 @@ impl Sqlite {
         folder::sync(folder)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
+            // All of them, for good: one that is made later needs a descriptor, and connections of
+            // clients may have taken the last.
+            .min_connections(READERS)
+            .idle_timeout(None)
+            .max_lifetime(None)
             .test_before_acquire(false)
             .connect_with(options.read_only(true))
             .await

@@ -185,6 +185,14 @@ async fn one_process_has_the_folder_until_it_closes_the_store() {
 }
 
 #[tokio::test]
+async fn every_reader_is_there_before_descriptors_are_scarce() {
+    let folder = Folder::new();
+    let store = folder.open().await;
+    assert_eq!(store.readers.size(), READERS);
+    store.close().await;
+}
+
+#[tokio::test]
 async fn nobody_else_reads_what_people_ask() {
     let folder = Folder::new();
     let mode =

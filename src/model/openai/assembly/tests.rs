@@ -1,12 +1,13 @@
 //! The shapes that real servers send, each by the server that sends it.
 
 use super::*;
+use crate::model::Remedy;
 
 fn assemble(chunks: &[Value]) -> (String, String, Result<Reply, Failure>) {
     let mut assembly = Assembly::new("stub");
     let (mut said, mut thought) = (String::new(), String::new());
     for chunk in chunks {
-        match assembly.take(chunk) {
+        match assembly.take(None, chunk) {
             Ok(deltas) => {
                 for delta in deltas {
                     match delta {
@@ -44,7 +45,7 @@ fn pair(name: &str, arguments: &str) -> (String, String) {
 }
 
 #[test]
-fn openai_text_with_usage_in_a_last_chunk_without_choices() {
+fn rule_13_openai_usage_in_a_last_chunk_without_choices() {
     let (said, _, reply) = assemble(&[
         delta(json!({"role": "assistant", "content": ""})),
         delta(json!({"content": "Hel"})),
@@ -66,7 +67,7 @@ fn openai_text_with_usage_in_a_last_chunk_without_choices() {
 }
 
 #[test]
-fn localai_zeros_until_the_last_and_litellm_usage_beside_a_choice() {
+fn rule_13_localai_zeros_until_the_last_and_litellm_usage_beside_a_choice() {
     let zeros = json!({"choices": [{"index": 0, "delta": {"content": "x"}}],
         "usage": {"prompt_tokens": 0, "completion_tokens": 0}});
     let last = json!({"choices": [{"index": 0, "delta": {}}],
@@ -81,7 +82,7 @@ fn localai_zeros_until_the_last_and_litellm_usage_beside_a_choice() {
 }
 
 #[test]
-fn azure_begins_with_a_chunk_without_choices_and_mistral_sends_parts() {
+fn rule_10_azure_begins_with_a_chunk_without_choices_and_mistral_sends_parts() {
     let (said, thought, reply) = assemble(&[
         json!({"choices": [], "id": "", "model": "", "prompt_filter_results": []}),
         delta(
@@ -95,7 +96,7 @@ fn azure_begins_with_a_chunk_without_choices_and_mistral_sends_parts() {
 }
 
 #[test]
-fn reasoning_has_two_names_and_is_taken_once() {
+fn rule_11_reasoning_has_two_names_and_is_taken_once() {
     for field in ["reasoning", "reasoning_content"] {
         let (said, thought, reply) = assemble(&[
             delta(json!({field: "think"})),
@@ -111,7 +112,7 @@ fn reasoning_has_two_names_and_is_taken_once() {
 }
 
 #[test]
-fn an_empty_answer_and_one_of_reasoning_only_are_answers() {
+fn rule_12_an_empty_answer_and_one_of_reasoning_only_are_answers() {
     let empty = assemble(&[delta(json!({"role": "assistant"})), finish("stop")]);
     assert!(empty.0.is_empty() && empty.2.is_ok());
     let thought = assemble(&[delta(json!({"reasoning": "hm"})), finish("stop")]);
@@ -119,7 +120,7 @@ fn an_empty_answer_and_one_of_reasoning_only_are_answers() {
 }
 
 #[test]
-fn calls_are_put_together_however_they_come() {
+fn rule_8_calls_are_put_together_however_they_come() {
     let openai = [
         piece(
             json!({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}),
@@ -161,7 +162,7 @@ fn calls_are_put_together_however_they_come() {
 }
 
 #[test]
-fn opaque_fields_of_a_call_are_kept_also_when_they_come_alone() {
+fn rule_11_opaque_fields_of_a_call_are_kept_also_when_they_come_alone() {
     let reply = assemble(&[
         piece(json!({"index": 0, "id": "a", "function": {"name": "f"}})),
         piece(json!({"index": 0, "extra_content": {"google": {"thought_signature": "s"}}})),
@@ -177,7 +178,7 @@ fn opaque_fields_of_a_call_are_kept_also_when_they_come_alone() {
 }
 
 #[test]
-fn a_cut_message_runs_no_calls() {
+fn rules_6_and_7_a_cut_message_runs_no_calls() {
     for reason in ["length", "content_filter", "something_new"] {
         let reply = assemble(&[
             piece(json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{\"x"}})),
@@ -190,7 +191,7 @@ fn a_cut_message_runs_no_calls() {
 }
 
 #[test]
-fn without_a_terminal_reason_it_is_a_cut_and_may_be_tried_again() {
+fn rules_1_3_and_6_without_a_terminal_reason_it_is_a_cut_and_may_be_tried_again() {
     for chunks in [vec![], vec![delta(json!({"content": "half"}))]] {
         let failure = assemble(&chunks).2.expect_err("no end");
         assert_eq!((failure.reason, failure.remedy), (AbortReason::Cut, Remedy::Retry));
@@ -204,7 +205,7 @@ fn without_a_terminal_reason_it_is_a_cut_and_may_be_tried_again() {
 }
 
 #[test]
-fn an_error_in_the_stream_counts_before_the_end_and_not_after() {
+fn rules_2_and_4_an_error_in_the_stream_counts_before_the_end_and_not_after() {
     let error = json!({"error": {"message": "bad schema", "code": 400}});
     let failure = assemble(&[delta(json!({"content": "x"})), error.clone()]).2.expect_err("400");
     assert_eq!((failure.remedy, failure.status), (Remedy::Final, Some(400)));
@@ -213,7 +214,7 @@ fn an_error_in_the_stream_counts_before_the_end_and_not_after() {
 }
 
 #[test]
-fn other_choices_nulls_and_whole_answers_are_taken() {
+fn rule_10_other_choices_nulls_and_whole_answers_are_taken() {
     let (said, _, reply) = assemble(&[
         json!({"choices": [{"index": 1, "delta": {"content": "no"}},
             {"index": 0, "delta": {"content": "yes"}}], "error": null, "usage": null}),
@@ -229,4 +230,30 @@ fn a_reply_without_end_is_refused() {
     let chunk = delta(json!({"content": "x".repeat(100_000)}));
     let failure = assemble(&vec![chunk; 6]).2.expect_err("too large");
     assert_eq!(failure.remedy, Remedy::Final);
+}
+
+#[test]
+fn rule_7_calls_run_whatever_the_natural_reason_says() {
+    for reason in ["stop", "tool_calls", "function_call"] {
+        let call = json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{\"a\": 1, \"b\":"}});
+        let told = calls(&[piece(call), finish(reason)]);
+        assert_eq!(told, [pair("f", "{\"a\": 1, \"b\":")], "{reason}: broken arguments are told");
+    }
+}
+
+#[test]
+fn rule_4_errors_are_objects_or_texts_and_come_with_choices_or_without() {
+    for (event, status) in [
+        (json!({"error": "not escaped"}), None),
+        (json!({"error": {"message": "m", "http_status_code": 422}}), Some(422)),
+        (json!({"error": {"code": 502, "message": "m"}, "choices": []}), Some(502)),
+        (
+            json!({"error": {"code": 502, "message": "m"},
+            "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}),
+            Some(502),
+        ),
+    ] {
+        let failure = assemble(&[event]).2.expect_err("an error");
+        assert_eq!(failure.status, status);
+    }
 }
