@@ -1,19 +1,31 @@
 # The recipes of the project. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fmt lint test
+.PHONY: help setup toolchain run fmt lint test
+
+# Programs, and the Debian packages that have them: to build and try the service, and to test it
+# (the last four run the examples and play a terminal).
+BUILD_TOOLS := cc:gcc curl:curl
+TEST_TOOLS := $(BUILD_TOOLS) python3:python3 node:nodejs chromium:chromium script:bsdutils
+
+# Installs the packages of the programs that are not there.
+install = @packages=$$(for tool in $(1); do \
+	  command -v "$${tool%%:*}" >/dev/null || echo "$${tool\#*:}"; done); \
+	[ -z "$$packages" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends $$packages libc6-dev ca-certificates >/dev/null; }
 
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-setup: ## install what a fresh Debian machine with a Rust toolchain lacks
-	@command -v cc >/dev/null && command -v curl >/dev/null || { \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	  apt-get install -y -qq --no-install-recommends gcc libc6-dev curl ca-certificates >/dev/null; }
+setup: toolchain ## install what a fresh Debian machine with a Rust toolchain lacks
+	$(call install,$(TEST_TOOLS))
+
+toolchain:
+	$(call install,$(BUILD_TOOLS))
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
 	  rustup component add rustfmt clippy
 
-run: setup ## start the service on 127.0.0.1:8080
+run: toolchain ## start the service on 127.0.0.1:8080
 	cargo run --release --locked
 
 fmt: ## format the code

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::io::{AsyncWriteExt, Stderr, Stdout};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::following::{Heard, follow};
@@ -41,7 +41,7 @@ pub enum Outcome {
     Unreachable,
     /// CANCELLED, or left before it was.
     Cancelled,
-    /// Nobody reads the output.
+    /// Nobody reads the output, or it can't be written.
     Unread,
 }
 
@@ -69,14 +69,15 @@ pub async fn session(
     look: Look,
     cancel: &CancellationToken,
 ) -> Outcome {
-    let mut shown =
-        Shown { screen: Screen::new(look), out: tokio::io::stdout(), err: tokio::io::stderr() };
-    shown.screen.wait("connecting".to_owned());
-    let outcome = match shown.write().await {
-        Ok(()) => match client.create(&ask.body, &ask.key).await {
-            Ok(run) => shown.until_the_end(client, ask, &run, cancel).await,
-            Err(failed) => Ok(shown.failed(&failed)),
-        },
+    let mut shown = Shown {
+        screen: Screen::new(look),
+        out: tokio::io::stdout(),
+        err: tokio::io::stderr(),
+        is_told: false,
+    };
+    let outcome = match shown.until_created(client, ask, cancel).await {
+        Ok(Ok(run)) => shown.until_the_end(client, ask, &run, cancel).await,
+        Ok(Err(failed)) => Ok(shown.failed(&failed)),
         Err(gone) => Err(gone),
     };
     shown.screen.end();
@@ -94,13 +95,48 @@ pub async fn session(
     }
 }
 
+fn ticks() -> Interval {
+    let mut ticks = interval_at(Instant::now() + TICK, TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 struct Shown {
     screen: Screen,
     out: Stdout,
     err: Stderr,
+    /// It was said that the wish to cancel has arrived.
+    is_told: bool,
 }
 
 impl Shown {
+    /// A wish to cancel waits for the run: whether there is one is not known before.
+    async fn until_created(
+        &mut self,
+        client: &Client,
+        ask: &Ask,
+        cancel: &CancellationToken,
+    ) -> io::Result<Result<String, Failed>> {
+        self.screen.wait("connecting".to_owned());
+        let mut created = pin!(client.create(&ask.body, &ask.key));
+        let mut ticks = ticks();
+        loop {
+            self.write().await?;
+            // As below.
+            tokio::select! {
+                biased;
+                () = cancel.cancelled(), if !self.is_told => self.tell(),
+                created = &mut created => return Ok(created),
+                _ = ticks.tick() => self.screen.tick(),
+            }
+        }
+    }
+
+    fn tell(&mut self) {
+        self.is_told = true;
+        self.screen.note("cancelling; Ctrl-C again leaves at once");
+    }
+
     async fn until_the_end(
         &mut self,
         client: &Client,
@@ -116,18 +152,14 @@ impl Shown {
             cancel.cancelled().await;
             client.cancel(run).await
         });
-        let (mut is_told, mut is_asked) = (false, false);
-        let mut ticks = interval_at(Instant::now() + TICK, TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_asked = false;
+        let mut ticks = ticks();
         loop {
             self.write().await?;
             // The wish to stop goes before the news, the news before the clock.
             tokio::select! {
                 biased;
-                () = cancel.cancelled(), if !is_told => {
-                    is_told = true;
-                    self.screen.note("cancelling; Ctrl-C again leaves at once");
-                }
+                () = cancel.cancelled(), if !self.is_told => self.tell(),
                 answer = &mut cancelled, if !is_asked => {
                     is_asked = true;
                     if let Err(failed) = answer {

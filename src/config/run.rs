@@ -23,7 +23,7 @@ Exit codes:
   2    wrong usage, or a request that the server refuses: each mistake is listed
   3    the server can't be reached, or stayed away longer than --patience
   130  CANCELLED, by Ctrl-C or by somebody else
-  141  nobody reads the output any more; a run on a server goes on";
+  141  the output can't be written, or nobody reads it any more; a run on a server goes on";
 
 /// What is run, and where.
 #[derive(Clone, Debug, clap::Args)]

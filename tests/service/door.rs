@@ -15,6 +15,9 @@ struct Shared {
     /// How many more answers are to be lost, and how many were.
     to_swallow: AtomicUsize,
     swallowed: AtomicUsize,
+    /// How many bytes of a stream of events pass; 0: all.
+    stream_bytes: AtomicUsize,
+    cuts: AtomicUsize,
 }
 
 /// The open door.
@@ -57,6 +60,15 @@ impl Door {
     pub fn swallowed(&self) -> usize {
         self.shared.swallowed.load(Ordering::SeqCst)
     }
+
+    /// Of each stream of events so many bytes pass, then its connection breaks off.
+    pub fn cut_streams_after(&self, bytes: usize) {
+        self.shared.stream_bytes.store(bytes, Ordering::SeqCst);
+    }
+
+    pub fn cuts(&self) -> usize {
+        self.shared.cuts.load(Ordering::SeqCst)
+    }
 }
 
 async fn pass(mut from: TcpStream, shared: Arc<Shared>) {
@@ -65,14 +77,47 @@ async fn pass(mut from: TcpStream, shared: Arc<Shared>) {
     let Ok(mut to) = TcpStream::connect(to).await else { return };
     let lose = |left: usize| left.checked_sub(1);
     if shared.to_swallow.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose).is_ok() {
-        let mut request = [0; 64 * 1024];
-        let read = from.read(&mut request).await.unwrap();
-        to.write_all(&request[..read]).await.unwrap();
-        // The first byte of the answer: what was asked for is committed.
-        to.read_u8().await.unwrap();
+        let (mut answer, mut request) = to.split();
+        tokio::select! {
+            // The first byte of the answer: what was asked for is committed.
+            first = answer.read_u8() => drop(first.unwrap()),
+            _ = tokio::io::copy(&mut from, &mut request) => return,
+        }
         shared.swallowed.fetch_add(1, Ordering::SeqCst);
         return;
     }
-    // It ends as one side ends.
-    let _ = copy_bidirectional(&mut from, &mut to).await;
+    match shared.stream_bytes.load(Ordering::SeqCst) {
+        // It ends as one side ends.
+        0 => drop(copy_bidirectional(&mut from, &mut to).await),
+        most => pass_until_cut(from, to, most, &shared.cuts).await,
+    }
+}
+
+/// Passes both directions until the service, having begun a stream, has sent so much more.
+async fn pass_until_cut(mut from: TcpStream, mut to: TcpStream, most: usize, cuts: &AtomicUsize) {
+    let ((mut from_read, mut from_write), (mut to_read, mut to_write)) = (from.split(), to.split());
+    let back = async {
+        let (mut piece, mut left) = (vec![0; 16 * 1024], None);
+        loop {
+            let read = to_read.read(&mut piece).await.unwrap_or(0);
+            let answer = &piece[..read];
+            let begins = |window: &[u8]| window == b"text/event-stream";
+            if left.is_none() && answer.windows(17).any(begins) {
+                left = Some(most);
+            }
+            let passed = left.map_or(read, |left| read.min(left));
+            if read == 0 || from_write.write_all(&answer[..passed]).await.is_err() {
+                return;
+            }
+            left = left.map(|left| left - passed);
+            if left == Some(0) {
+                cuts.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = back => {}
+        _ = tokio::io::copy(&mut from_read, &mut to_write) => {}
+    }
 }

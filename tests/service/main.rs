@@ -4,6 +4,7 @@
 mod cancel;
 mod client;
 mod door;
+mod examples;
 mod hostile;
 mod idempotency;
 mod limits;
@@ -13,6 +14,7 @@ mod models;
 mod recovery;
 mod run_command;
 mod runs;
+mod seed;
 mod service;
 mod start;
 mod stream;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use runledger::client::Outcome;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
@@ -11,7 +12,9 @@ use crate::client::of;
 use crate::door::Door;
 use crate::service::{Service, Setup, binary};
 use crate::stub::{Do, Gate, Stub, say};
-use crate::waiting::within;
+use crate::waiting::{until, within};
+
+mod ending;
 
 /// What a process said that has ended.
 #[derive(Debug)]
@@ -60,6 +63,13 @@ async fn against(url: &str, arguments: &[&str]) -> Said {
     alone(&arguments).await
 }
 
+/// Ctrl-C.
+fn interrupt(child: &Child) {
+    let line = format!("kill -INT {}", child.id().unwrap());
+    let sent = std::process::Command::new("sh").args(["-c", &line]).status().unwrap();
+    assert!(sent.success());
+}
+
 /// One that is under way.
 struct Running {
     child: Child,
@@ -90,10 +100,20 @@ impl Running {
         self.err().await.strip_prefix("run ").unwrap().to_owned()
     }
 
+    /// Waits until SIGINT no longer ends it by itself: its bit is set among what it catches.
+    async fn listens(&self) {
+        let path = format!("/proc/{}/status", self.child.id().unwrap());
+        let look = || async {
+            let status = std::fs::read_to_string(&path).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+            let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+            (caught & 0b10 != 0).then_some(())
+        };
+        until("its signals", look).await;
+    }
+
     fn interrupt(&self) {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(sent.success());
+        interrupt(&self.child);
     }
 
     async fn end(mut self) -> Said {
@@ -143,8 +163,11 @@ async fn only_the_tools_that_are_named_are_offered() {
 #[tokio::test]
 async fn raw_events_are_the_log_byte_for_byte() {
     let service = Service::demo().await;
-    let said = against(&service.client.url, &["--json", "What is 6*7?"]).await;
+    let door = Door::open(&service.client.url).await;
+    door.cut_streams_after(1000);
+    let said = against(&door.url, &["--json", "What is 6*7?"]).await;
     assert_eq!((said.code, said.err.as_str()), (0, ""));
+    assert!(door.cuts() > 1, "over several connections");
     let first: Value = serde_json::from_str(said.out.lines().next().unwrap()).unwrap();
     assert_eq!(said.out, log(&service, first["run_id"].as_str().unwrap()).await);
 }
@@ -166,71 +189,6 @@ async fn a_failed_run_is_code_1_with_the_code_and_the_message() {
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains("runledger: FAILED, max_time: "), "{said:?}");
     assert!(said.out.starts_with("This "), "what there is of an answer is kept: {said:?}");
-}
-
-#[tokio::test]
-async fn a_run_that_somebody_cancels_is_code_130() {
-    let stub = Stub::start().await;
-    stub.on("m", |_| vec![Do::Say("half".into()), Do::Hang]);
-    let service = Service::start(&stub).await;
-    let mut running = Running::start(&["--url", &service.client.url, "--model", "openai/m", "x"]);
-    let run = running.run().await;
-    service.client.event(&run, "text").await;
-    service.client.delete(&format!("/runs/{run}")).await.expect(202);
-    let said = running.end().await;
-    let told = (said.code, said.out.as_str(), said.err.as_str());
-    assert_eq!(told, (130, "half\n", "runledger: cancelled\n"));
-}
-
-#[tokio::test]
-async fn ctrl_c_cancels_the_run_on_the_server_and_says_so() {
-    let stub = Stub::start().await;
-    stub.on("m", |_| vec![Do::Say("half".into()), Do::Hang]);
-    let service = Service::start(&stub).await;
-    let mut running = Running::start(&["--url", &service.client.url, "--model", "openai/m", "x"]);
-    let run = running.run().await;
-    service.client.event(&run, "text").await;
-    running.interrupt();
-    let said = running.end().await;
-    assert_eq!((said.code, said.out.as_str()), (130, "half\n"), "{said:?}");
-    assert!(said.err.ends_with("runledger: cancelled\n"), "{said:?}");
-    stub.hung_up("m", 1).await;
-    assert_eq!(service.client.ended(&run).await["status"], "CANCELLED");
-}
-
-#[tokio::test]
-async fn ctrl_c_ends_a_private_run_and_its_folder_is_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut child = command(folder.path(), &["--json", "speak slowly"]).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    while !lines.next_line().await.unwrap().unwrap().contains("\"type\":\"text\"") {}
-    let pid = child.id().unwrap().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let mut last = String::new();
-    while let Some(line) = within("the end", lines.next_line()).await.unwrap() {
-        last = line;
-    }
-    assert!(last.contains("\"type\":\"run.cancelled\""), "{last}");
-    assert_eq!(within("its end", child.wait()).await.unwrap().code(), Some(130));
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-}
-
-#[tokio::test]
-async fn a_second_ctrl_c_leaves_at_once() {
-    let stub = Stub::start().await;
-    stub.on("m", |_| vec![Do::Hang]);
-    let service = Service::start(&stub).await;
-    let mut running = Running::start(&["--url", &service.client.url, "--model", "openai/m", "x"]);
-    running.run().await;
-    stub.called("m", 1).await;
-    // A server that hangs: it neither cancels nor says that it doesn't.
-    service.signal("STOP");
-    running.interrupt();
-    assert_eq!(running.err().await, "cancelling; Ctrl-C again leaves at once");
-    running.interrupt();
-    let said = running.end().await;
-    service.signal("CONT");
-    assert_eq!((said.code, said.err.as_str()), (130, ""));
 }
 
 #[tokio::test]
@@ -402,14 +360,31 @@ async fn a_key_comes_from_the_environment_or_a_flag() {
 }
 
 #[tokio::test]
-async fn a_closed_pipe_ends_it_quietly() {
-    let mut running = Running::start(&["--json", "speak at length"]);
-    running.out().await;
-    let Running { mut child, out, mut err, _folder } = running;
-    drop(out);
-    let status = within("its end", child.wait()).await.unwrap();
-    assert_eq!(status.code(), Some(141));
-    assert_eq!(err.next_line().await.unwrap(), None);
+async fn help_tells_every_exit_code() {
+    let help = alone(&["--help"]).await;
+    let all = [
+        Outcome::Completed,
+        Outcome::Failed,
+        Outcome::Refused,
+        Outcome::Unreachable,
+        Outcome::Cancelled,
+        Outcome::Unread,
+    ];
+    for code in all.map(Outcome::code) {
+        assert!(help.out.contains(&format!("\n  {code:<4} ")), "{code} in {}", help.out);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_is_not_asked_for_this_machine() {
+    let service = Service::demo().await;
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["hello"][..], &["--url", &service.client.url, "hello"]] {
+        let mut command = command(folder.path(), arguments);
+        command.env("HTTP_PROXY", "http://127.0.0.1:1").env("ALL_PROXY", "http://127.0.0.1:1");
+        let said = said(&mut command).await;
+        assert_eq!(said.code, 0, "{said:?}");
+    }
 }
 
 /// On a terminal of its own, which `script` plays.
@@ -418,7 +393,7 @@ async fn on_a_terminal(env: &[(&str, &str)], arguments: &[&str]) -> String {
     let quoted: Vec<String> = arguments.iter().map(|word| format!("'{word}'")).collect();
     let line = format!("'{}' run {}", binary().display(), quoted.join(" "));
     let mut command = Command::new("script");
-    command.args(["-qec", &line, "/dev/null"]).envs(env.iter().copied()).env("TERM", "xterm");
+    command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm");
     command.env_remove("NO_COLOR").envs(env.iter().copied());
     command.env("TMPDIR", folder.path()).current_dir(folder.path());
     let output = within("script", command.stdin(Stdio::null()).output()).await;
