@@ -3,6 +3,7 @@
 
 mod cancel;
 mod client;
+mod costs;
 mod hostile;
 mod idempotency;
 mod limits;
