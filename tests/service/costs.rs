@@ -120,3 +120,24 @@ async fn what_is_cancelled_or_cut_by_a_limit_counts_too() {
     assert_eq!((&usage["estimated"], &usage["output_tokens"]), (&json!(true), &json!(20)));
     assert_eq!(done["usage"]["estimated"], true, "limits hold where a server never says");
 }
+
+#[tokio::test]
+async fn the_configured_providers_are_told_without_their_secrets() {
+    let stub = Stub::start().await;
+    let (service, _folder) = start(&stub).await;
+    let told = service.client.get("/models").await.expect(200);
+    assert_eq!(told["default_model"], "demo/assistant");
+    let providers = told["data"].as_array().unwrap();
+    let names: Vec<&str> = providers.iter().map(|one| one["provider"].as_str().unwrap()).collect();
+    assert_eq!(names, ["openai", "mine", "demo"]);
+    let price = json!({"input": 1000.0, "cached_input": null, "cache_write_input": null,
+        "output": 2000.0});
+    assert_eq!(providers[1]["prices"]["tools"], price);
+    let (kind, models) = (&providers[1]["kind"], &providers[1]["models"]);
+    assert_eq!((kind, models), (&json!("openai"), &Value::Null), "any name may be asked for");
+    let demo = json!({"provider": "demo", "kind": "demo", "models": ["assistant"],
+        "default": "assistant", "prices": {}});
+    assert_eq!(providers[2], demo);
+    let fields: Vec<&String> = providers[1].as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["default", "kind", "models", "prices", "provider"], "and nothing else");
+}
