@@ -195,3 +195,6 @@ fn lost(error: reqwest::Error, what: &str) -> Failure {
     // A request that can't even be built will never be.
     if error.is_builder() { Failure { remedy: Remedy::Final, ..failure } } else { failure }
 }
+
+#[cfg(test)]
+mod tests;
