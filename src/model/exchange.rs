@@ -65,19 +65,7 @@ async fn exchange<A: Assemble>(
     let reading = Reading::new(assembly);
     let mut stream = Stream { response, patience, reading, deltas, progress_until };
     let read = if is_whole { stream.read_whole().await } else { stream.read().await };
-    let assembly = stream.reading.assembly;
-    let end = |assembly: A| {
-        assembly.end(request_id).map_err(|failure| Failure { has_begun: true, ..failure })
-    };
-    match read {
-        Ok(()) => end(assembly),
-        // What follows the end of the message can't take it back.
-        Err(_late) if assembly.is_whole() => end(assembly),
-        Err(failure) => {
-            let usage = failure.usage.clone().or_else(|| assembly.usage());
-            Err(Failure { usage, has_begun: true, ..failure })
-        }
-    }
+    stream.reading.conclude(read, request_id)
 }
 
 /// A reply on its way.

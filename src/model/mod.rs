@@ -7,6 +7,7 @@ mod failure;
 pub mod openai;
 mod reading;
 pub mod registry;
+pub mod replay;
 pub mod scripted;
 pub mod sse_decoder;
 
