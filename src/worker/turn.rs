@@ -140,9 +140,10 @@ impl Driver {
         output_bytes: u64,
         is_cut: bool,
     ) -> Usage {
-        let request = request(&self.spec, &self.state, &self.tools.catalog, with_tools);
-        let used = price::filled(told, &request, output_bytes, is_cut);
-        let cost_usd = self.tools.catalog.price(model).and_then(|price| price.cost_usd(&used));
+        let (spec, catalog) = (&self.spec, &self.tools.catalog);
+        let input = || price::input_tokens(&request(spec, &self.state, catalog, with_tools));
+        let used = price::filled(told, input, output_bytes, is_cut);
+        let cost_usd = catalog.price(model).and_then(|price| price.cost_usd(&used));
         Usage { cost_usd, ..used }
     }
 
