@@ -64,3 +64,16 @@ fn is_own_host(base_url: &str) -> bool {
 pub(super) fn assembly(provider: &str) -> impl Assemble {
     Assembly::new(provider)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_22_only_its_own_host_is_sent_no_bearer() {
+        assert!(is_own_host("https://api.anthropic.com"));
+        for other in ["http://localhost:8000", "https://api.anthropic.com.evil.example", "x"] {
+            assert!(!is_own_host(other), "{other}");
+        }
+    }
+}

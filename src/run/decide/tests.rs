@@ -330,6 +330,20 @@ fn a_model_that_will_never_answer_is_asked_once() {
 }
 
 #[test]
+fn rule_19_the_first_failure_of_a_turn_is_told_beside_the_last() {
+    // Through a gateway a wrong key comes back as a rate limit the next time.
+    let story =
+        "started; asked; broke provider_error 401 in 0; asked demo/b; broke rate_limited 429";
+    let details = ending_of(json!({}), story).details;
+    let told = (&details["first"]["status"], &details["last"]["status"]);
+    assert_eq!(told, (&json!(401), &json!(429)));
+    assert_eq!(
+        (&details["first"]["model"], &details["last"]["model"]),
+        (&json!("demo/a"), &json!("demo/b"))
+    );
+}
+
+#[test]
 fn the_last_failure_is_told_with_its_status_and_words() {
     let story = "started; asked; said Hel; broke provider_error 400";
     let result = check_end(json!({}), story, "fail model_error", None);
