@@ -22,8 +22,8 @@ use crate::hub::Hub;
 use crate::journal::journal;
 use crate::model::endpoint::{Dialect, Endpoint, Patience};
 use crate::model::scripted::Scripted;
-use crate::model::{Registry, openai, registry};
-use crate::run::Catalog;
+use crate::model::{Registry, anthropic, openai, registry};
+use crate::run::{Catalog, catalog};
 use crate::store::{NodeId, Rescued, Store};
 use crate::tool::Toolbox;
 use crate::worker::{Drain, Pool, Tools};
@@ -146,6 +146,7 @@ impl Parts<'_> {
             models: models.offers(),
             default_model: models.default_model().to_owned(),
             builtins: toolbox.builtins(),
+            providers: offered(config),
         });
         let hub = Hub::default();
         let fenced = CancellationToken::new();
@@ -241,6 +242,29 @@ fn models(config: &Config) -> anyhow::Result<Registry> {
     let demo = || format!("{}/{}", registry::DEMO, Scripted::ASSISTANT);
     let default_model = config.default_model.clone().or_else(of_native).unwrap_or_else(demo);
     Ok(Registry::new(endpoints, default_model))
+}
+
+/// The providers as plain data, without addresses and keys.
+fn offered(config: &Config) -> Vec<catalog::Provider> {
+    let configured = config.providers.iter().map(|provider| catalog::Provider {
+        name: provider.name.clone(),
+        kind: provider.kind.name().to_owned(),
+        models: None,
+        reasoning_efforts: match provider.kind {
+            ProviderKind::OpenAi => None,
+            ProviderKind::Anthropic => {
+                Some(anthropic::REASONING_EFFORTS.map(str::to_owned).to_vec())
+            }
+        },
+        prices: provider.prices.clone(),
+    });
+    let demo = catalog::Provider {
+        name: registry::DEMO.to_owned(),
+        kind: registry::DEMO.to_owned(),
+        models: Some(vec![Scripted::ASSISTANT.to_owned()]),
+        ..catalog::Provider::default()
+    };
+    configured.chain([demo]).collect()
 }
 
 /// The model of agents that name none, where this provider's key is there: a fast one of its own.

@@ -51,7 +51,8 @@ Settings come from flags, then the environment, then the file (./runledger.toml,
   ANTHROPIC_BASE_URL       -                its base URL without /v1; alone enough without a key
   RUNLEDGER_CONFIG         -                the file
 Further providers stand in the file: [providers.NAME] with kind = \"openai\" or \"anthropic\",
-base_url, api_key_env, headers, max_concurrency, output_limit_field, stream_usage.
+base_url, api_key_env, headers, max_concurrency, output_limit_field, stream_usage, and
+prices.MODEL = { input, cached_input, cache_write_input, output }, USD per million tokens.
 `runledger run` reads RUNLEDGER_URL and RUNLEDGER_API_KEY as well: see `runledger run --help`.";
 
 /// The flags of the server. Values are parsed with the other settings, so that one start lists

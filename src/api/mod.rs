@@ -4,6 +4,7 @@ pub mod auth;
 mod events;
 pub mod guard;
 mod health;
+mod models;
 pub mod problem;
 mod request;
 mod runs;
@@ -54,6 +55,7 @@ pub fn router(state: ApiState, keys: Arc<auth::Keys>, guard: guard::Guard) -> Ro
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .route("/models", get(models::list))
         .route("/runs", post(runs::create))
         .route("/runs/{id}", get(runs::get).delete(runs::cancel))
         .route("/runs/{id}/cancel", post(runs::cancel))

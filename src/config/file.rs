@@ -148,7 +148,11 @@ impl Fields {
         self.take(key, "give a table of strings", read, mistakes).unwrap_or_default()
     }
 
-    fn tables(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Vec<(String, Fields)> {
+    pub(super) fn tables(
+        &mut self,
+        key: &str,
+        mistakes: &mut Vec<Mistake>,
+    ) -> Vec<(String, Fields)> {
         let path = self.name(key);
         let read = |value| match value {
             Value::Table(table) => table

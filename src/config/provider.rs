@@ -1,10 +1,13 @@
-//! Model providers as configured: `openai` from the environment, the others from the file.
+//! Model providers as configured: native ones from the environment, the others from the file.
+
+use std::collections::BTreeMap;
 
 use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::file::Fields;
 use super::{Mistake, Secret, Sources};
+use crate::run::price::Price;
 
 /// A provider that the environment alone can configure.
 struct Native {
@@ -97,6 +100,8 @@ pub struct Provider {
     pub output_limit_field: OutputLimitField,
     /// Whether to ask for the usage in streams.
     pub stream_usage: bool,
+    /// What its models cost, by their names here.
+    pub prices: BTreeMap<String, Price>,
 }
 
 /// Every provider, those of the environment first. One that has a mistake is still returned, so
@@ -149,6 +154,7 @@ fn read(sources: &mut Sources<'_>, name: &str, fields: Option<Fields>) -> Provid
         max_concurrency: raw.max_concurrency,
         output_limit_field,
         stream_usage: raw.stream_usage.unwrap_or(true),
+        prices: raw.prices,
     }
 }
 
@@ -162,6 +168,7 @@ struct Raw {
     max_concurrency: Option<u32>,
     output_limit_field: Option<OutputLimitField>,
     stream_usage: Option<bool>,
+    prices: BTreeMap<String, Price>,
 }
 
 impl Raw {
@@ -199,14 +206,41 @@ impl Raw {
             }
             None => None,
         };
-        if fields.drop_key("prices") {
-            let wrong = "is not available yet in this release";
-            fields.refuse("prices", wrong, "leave it out", mistakes);
+        for (model, table) in fields.tables("prices", mistakes) {
+            if let Some(price) = price(table, mistakes) {
+                self.prices.insert(model, price);
+            }
         }
         let right = "known are kind, base_url, api_key_env, headers, max_concurrency, \
-            output_limit_field and stream_usage";
+            output_limit_field, stream_usage and prices";
         fields.end(right, mistakes);
     }
+}
+
+/// The price of one model.
+fn price(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Option<Price> {
+    let mut number = |key: &str, is_required: bool| {
+        let right = "give USD per million tokens, at least 0";
+        let Some(text) = fields.number(key, mistakes) else {
+            if is_required && !is_told(mistakes, &fields.name(key)) {
+                fields.refuse(key, "is missing", right, mistakes);
+            }
+            return None;
+        };
+        let price: Option<f64> = text.parse().ok();
+        let price = price.filter(|price| price.is_finite() && *price >= 0.0);
+        if price.is_none() {
+            fields.refuse(key, &format!("is {text}"), right, mistakes);
+        }
+        price
+    };
+    let (input, output) = (number("input", true), number("output", true));
+    let cached_input = number("cached_input", false);
+    let cache_write_input = number("cache_write_input", false);
+    let right = "known are input, cached_input, cache_write_input and output; a model's name with \
+        dots stands in quotes";
+    fields.end(right, mistakes);
+    Some(Price { input: input?, cached_input, cache_write_input, output: output? })
 }
 
 fn kind(

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::run::price::Price;
 
 /// Settings from flags, an environment and a file.
 #[derive(Default)]
@@ -275,6 +276,7 @@ fn openai_is_there_with_a_key_or_a_base_url() {
         max_concurrency: None,
         output_limit_field: OutputLimitField::MaxCompletionTokens,
         stream_usage: true,
+        prices: BTreeMap::new(),
     };
     assert_eq!(hosted, expected);
     let own = provider(&[("OPENAI_BASE_URL", "http://127.0.0.1:11434/v1/")]);
@@ -296,6 +298,8 @@ const LOCAL: &str = r#"
     max_concurrency = 4
     output_limit_field = "max_completion_tokens"
     stream_usage = false
+    prices.m = { input = 1, output = 2.5 }
+    prices."m-4.1" = { input = 3, cached_input = 0.3, cache_write_input = 3.75, output = 15 }
 "#;
 
 #[test]
@@ -304,6 +308,9 @@ fn the_file_adds_providers_with_all_their_settings() {
     let providers = Given { env: &env, file: Some(LOCAL), ..Given::default() }.config().providers;
     let names: Vec<&str> = providers.iter().map(|provider| provider.name.as_str()).collect();
     assert_eq!(names, ["openai", "local"], "the environment's comes first");
+    let price = Price { input: 1.0, cached_input: None, cache_write_input: None, output: 2.5 };
+    let (cached_input, cache_write_input) = (Some(0.3), Some(3.75));
+    let full = Price { input: 3.0, cached_input, cache_write_input, output: 15.0 };
     let expected = Provider {
         name: "local".into(),
         kind: ProviderKind::OpenAi,
@@ -313,6 +320,7 @@ fn the_file_adds_providers_with_all_their_settings() {
         max_concurrency: Some(4),
         output_limit_field: OutputLimitField::MaxCompletionTokens,
         stream_usage: false,
+        prices: [("m".to_owned(), price), ("m-4.1".to_owned(), full)].into(),
     };
     assert_eq!(providers[1], expected);
 }
@@ -343,6 +351,7 @@ fn anthropic_is_there_with_a_key_or_a_base_url_behind_openai() {
         max_concurrency: None,
         output_limit_field: OutputLimitField::MaxTokens,
         stream_usage: true,
+        prices: BTreeMap::new(),
     };
     assert_eq!(both.providers[1], expected);
     let own = env(&[("ANTHROPIC_BASE_URL", "http://127.0.0.1:8000/")]).config().providers;
@@ -381,7 +390,11 @@ fn a_provider_tells_what_is_wrong_with_each_field() {
         ("max_concurrency = 0", "providers.p.max_concurrency: is 0; give a whole number"),
         ("output_limit_field = \"most\"", "providers.p.output_limit_field: is not known"),
         ("stream_usage = \"yes\"", "providers.p.stream_usage: is a string; give true or false"),
-        ("prices = {}", "providers.p.prices: is not available yet"),
+        ("prices = 3", "providers.p.prices: is an integer; give a table per name"),
+        ("prices.m = { input = 1 }", "providers.p.prices.m.output: is missing; give USD"),
+        ("prices.m = { input = -1, output = 1 }", "providers.p.prices.m.input: is -1; give USD"),
+        ("prices.m = { input = \"1\", output = 1 }", "providers.p.prices.m.input: is a string"),
+        ("prices.m = { input = 1, output = 1, c = 1 }", "providers.p.prices.m.c: is not a known"),
         ("base_uri = \"x\"", "providers.p.base_uri: is not a known setting; known are kind"),
     ] {
         let has = |field: &str| fields.starts_with(field);

@@ -87,3 +87,19 @@ impl Endpoint {
         failure
     }
 }
+
+#[cfg(test)]
+impl Endpoint {
+    pub(super) fn for_tests(base_url: &str, dialect: Dialect) -> Endpoint {
+        Endpoint {
+            provider: "stub".to_owned(),
+            dialect,
+            base_url: base_url.to_owned(),
+            api_key: Some("sk-secret".to_owned()),
+            headers: HeaderMap::new(),
+            places: None,
+            patience: Patience::default(),
+            client: super::registry::client().expect("a client"),
+        }
+    }
+}

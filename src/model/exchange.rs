@@ -54,9 +54,8 @@ async fn exchange<A: Assemble>(
 ) -> Result<Reply, Failure> {
     let progress_until = Instant::now() + patience.progress;
     let sent = timeout_at(progress_until, post.send()).await;
-    let response = sent
-        .map_err(|_elapsed| stalled("no answer", patience.progress))?
-        .map_err(|error| lost(error, "the request failed"))?;
+    let silent = |_elapsed| Failure { has_begun: true, ..stalled("no answer", patience.progress) };
+    let response = sent.map_err(silent)?.map_err(|error| lost(error, "the request failed"))?;
     if response.status() != StatusCode::OK {
         return Err(refused(response).await);
     }
@@ -66,16 +65,7 @@ async fn exchange<A: Assemble>(
     let reading = Reading::new(assembly);
     let mut stream = Stream { response, patience, reading, deltas, progress_until };
     let read = if is_whole { stream.read_whole().await } else { stream.read().await };
-    let assembly = stream.reading.assembly;
-    match read {
-        Ok(()) => assembly.end(request_id),
-        // What follows the end of the message can't take it back.
-        Err(_late) if assembly.is_whole() => assembly.end(request_id),
-        Err(failure) => {
-            let usage = failure.usage.clone().or_else(|| assembly.usage());
-            Err(Failure { usage, ..failure })
-        }
-    }
+    stream.reading.conclude(read, request_id)
 }
 
 /// A reply on its way.
@@ -193,3 +183,6 @@ fn lost(error: reqwest::Error, what: &str) -> Failure {
     // A request that can't even be built will never be.
     if error.is_builder() { Failure { remedy: Remedy::Final, ..failure } } else { failure }
 }
+
+#[cfg(test)]
+mod tests;

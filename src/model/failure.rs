@@ -50,6 +50,7 @@ pub(super) fn of_status(status: u16, message: &str, retry_after: Option<Duration
         message: short(message),
         retry_after,
         usage: None,
+        has_begun: false,
     }
 }
 
@@ -62,6 +63,7 @@ pub(super) fn transport(reason: AbortReason, message: impl Into<String>) -> Fail
         message: short(&message.into()),
         retry_after: None,
         usage: None,
+        has_begun: false,
     }
 }
 

@@ -7,6 +7,7 @@ mod failure;
 pub mod openai;
 mod reading;
 pub mod registry;
+pub mod replay;
 pub mod scripted;
 pub mod sse_decoder;
 
@@ -99,6 +100,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// What the provider said it had used all the same.
     pub usage: Option<Usage>,
+    /// Whether the provider had taken the request: it bills what it did by then.
+    pub has_begun: bool,
 }
 
 /// A model that can be called. Two kinds today: a provider's HTTP API, and the scripted demo.

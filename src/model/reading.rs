@@ -81,6 +81,23 @@ impl<A: Assemble> Reading<A> {
         Ok(())
     }
 
+    /// What came of it, where reading ended so.
+    pub(super) fn conclude(
+        self,
+        read: Result<(), Failure>,
+        request_id: Option<String>,
+    ) -> Result<Reply, Failure> {
+        let ended = match read {
+            // What follows the end of the message can't take it back.
+            Err(failure) if !self.assembly.is_whole() => {
+                let usage = failure.usage.clone().or_else(|| self.assembly.usage());
+                Err(Failure { usage, ..failure })
+            }
+            Ok(()) | Err(_) => self.assembly.end(request_id),
+        };
+        ended.map_err(|failure| Failure { has_begun: true, ..failure })
+    }
+
     fn take(
         &mut self,
         name: Option<&str>,

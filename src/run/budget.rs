@@ -6,13 +6,14 @@ use super::decide::Step;
 use super::ending::Ending;
 use super::id::CallId;
 use super::spec::{OnLimit, Spec};
-use super::state::{Call, State, Turn};
+use super::state::{Call, State, Turn, Used};
 
 /// A limit that is no time limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Limit {
     Turns,
     Tokens,
+    Cost,
     Calls,
 }
 
@@ -22,6 +23,7 @@ impl Limit {
         match self {
             Limit::Turns => "max_turns",
             Limit::Tokens => "max_total_tokens",
+            Limit::Cost => "max_cost_usd",
             Limit::Calls => "max_tool_calls",
         }
     }
@@ -38,6 +40,10 @@ impl Limit {
                 "the tokens allowed by max_total_tokens are used up".to_owned(),
                 json!({"max_total_tokens": config.max_total_tokens}),
             ),
+            Limit::Cost => (
+                "the money allowed by max_cost_usd is used up".to_owned(),
+                json!({"max_cost_usd": config.max_cost_usd}),
+            ),
             Limit::Calls => (
                 "the turn's calls would pass max_tool_calls".to_owned(),
                 json!({"max_tool_calls": config.max_tool_calls}),
@@ -50,7 +56,7 @@ impl Limit {
 /// The limit that keeps the open calls from running; where none is open, that keeps the model from
 /// being called with tools.
 pub(super) fn met(spec: &Spec, state: &State) -> Option<Limit> {
-    used_up(spec, state.turn_count(), state.usage.total_tokens).or_else(|| {
+    used_up(spec, state.turn_count(), state.used()).or_else(|| {
         let new = state.open_calls().filter(|call| call.tries == 0).count();
         let calls = u32::try_from(state.calls_started() + new).unwrap_or(u32::MAX);
         let passes = spec.config.max_tool_calls.is_some_and(|bound| calls > bound);
@@ -59,20 +65,25 @@ pub(super) fn met(spec: &Spec, state: &State) -> Option<Limit> {
     })
 }
 
-fn used_up(spec: &Spec, turns: u32, tokens: Option<u64>) -> Option<Limit> {
+fn used_up(spec: &Spec, turns: u32, used: Used) -> Option<Limit> {
     let config = &spec.config;
     if turns >= config.max_turns {
         return Some(Limit::Turns);
     }
-    let bound = config.max_total_tokens?;
-    tokens.is_some_and(|used| used >= bound).then_some(Limit::Tokens)
+    if let (Some(tokens), Some(bound)) = (used.tokens, config.max_total_tokens)
+        && tokens >= bound
+    {
+        return Some(Limit::Tokens);
+    }
+    let (cost, bound) = used.cost_usd.zip(config.max_cost_usd)?;
+    (cost >= bound).then_some(Limit::Cost)
 }
 
 /// The limit that made this turn the run's last, one without tools, if any did.
 pub(super) fn made_last(spec: &Spec, state: &State, turn: &Turn) -> Option<Limit> {
     match spec.config.on_limit {
         OnLimit::Fail => None,
-        OnLimit::Finalize => used_up(spec, turn.number.saturating_sub(1), turn.tokens_before)
+        OnLimit::Finalize => used_up(spec, turn.number.saturating_sub(1), turn.used_before)
             .or_else(|| {
                 let refused = state.refused_turn.is_some_and(|refused| refused < turn.number);
                 refused.then_some(Limit::Calls)

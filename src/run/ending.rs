@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use super::budget;
 use super::decide::Clock;
-use super::event::{AbortReason, Body, Draft, Effect, FinishReason, Outcome, RunError, RunResult};
+use super::event::{
+    AbortReason, Body, Draft, Effect, FinishReason, Outcome, RunError, RunResult, Usage,
+};
 use super::limits;
 use super::spec::Spec;
 use super::state::{Call, State, Status, Turn};
@@ -100,13 +102,15 @@ pub(super) fn of_failed_tool(spec: &Spec, state: &State) -> Option<Ending> {
 }
 
 /// The events that end a run: the open attempt is closed, every open call gets its answer, and the
-/// terminal event is the last. So the history is always valid for a next run.
+/// terminal event is the last. So the history is always valid for a next run. `open_usage`: what the
+/// open attempt has used.
 pub fn finish(
     spec: &Spec,
     state: &State,
     run_id: &str,
     ending: &Ending,
     clock: &Clock,
+    open_usage: Option<Usage>,
 ) -> Vec<Draft> {
     let draft = |body: Body| Draft { turn: state.turn, attempt: state.attempt.max(1), body };
     let mut drafts = Vec::new();
@@ -120,7 +124,7 @@ pub fn finish(
             last_item: state.last_item,
             retry_in: None,
             elapsed_time: None,
-            usage: None,
+            usage: open_usage,
         }));
     }
     drafts.extend(state.open_calls().map(closing).map(draft));

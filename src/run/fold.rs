@@ -43,8 +43,12 @@ impl State {
                 if let Some(open) = &mut self.open {
                     open.text.push_str(content);
                 }
+                self.count_output(content);
             }
-            Body::Reasoning { item, .. } => self.use_item(*item),
+            Body::Reasoning { item, content, .. } => {
+                self.use_item(*item);
+                self.count_output(content);
+            }
             Body::ToolCall { item, .. } => {
                 self.use_item(*item);
                 if let (Some(open), Some(call)) = (&mut self.open, Call::proposed(&event.body)) {
@@ -71,6 +75,13 @@ impl State {
         self.last_item = self.last_item.max(item);
     }
 
+    fn count_output(&mut self, content: &str) {
+        if let Some(open) = &mut self.open {
+            let bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
+            open.output_bytes = open.output_bytes.saturating_add(bytes);
+        }
+    }
+
     fn begin_attempt(&mut self, event: &Event, model: &str) {
         if event.attempt == 1 {
             self.failures.clear();
@@ -80,8 +91,9 @@ impl State {
         self.open = Some(OpenAttempt {
             started: event.seq,
             model: model.to_owned(),
-            tokens_before: self.usage.total_tokens,
+            used_before: self.used(),
             text: String::new(),
+            output_bytes: 0,
             calls: Vec::new(),
         });
     }
@@ -92,8 +104,8 @@ impl State {
         else {
             return;
         };
-        let (tokens_before, calls) =
-            self.open.take().map_or((None, Vec::new()), |open| (open.tokens_before, open.calls));
+        let (used_before, calls) =
+            self.open.take().map(|open| (open.used_before, open.calls)).unwrap_or_default();
         // Whoever reads no deltas knows of the turn's items from here.
         self.use_item(parts.iter().map(OutputPart::item).max().unwrap_or_default());
         self.usage.add(usage);
@@ -110,7 +122,7 @@ impl State {
                 .and_then(Value::as_str)
                 .map(str::to_owned),
             model: model.clone(),
-            tokens_before,
+            used_before,
         });
     }
 

@@ -16,6 +16,7 @@ pub mod id;
 pub mod limits;
 pub mod message;
 pub mod plain;
+pub mod price;
 pub mod request;
 pub mod retry;
 pub mod spec;

@@ -17,18 +17,20 @@
 //! | `returned a [TEXT]`, `failed a` | `tool_result` (started before it, if it was not) |
 //! | `refused a`, `skipped a` | `tool_result` without a start: the model's error, a limit |
 //! | `cancelled` | `cancel.requested` |
-//! | `used N` | the next `turn.completed` or `turn.aborted` has used N tokens |
+//! | `used N`, `paid USD` | the next `turn.completed` or `turn.aborted` has used, has cost so much |
 //! | `run N s`, `turn N s` | no event: so long the run, or the turn, has taken |
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::catalog::Provider;
 use super::event::{
     AgentRef, Body, Draft, Effect, Event, Executor, FORMAT, FinishReason, Outcome, OutputPart,
     StartReason, Usage,
 };
 use super::id::{CallId, RunId};
+use super::price::Price;
 use super::state::{Call, State};
 use super::{Catalog, Clock, Spec, Step};
 
@@ -40,8 +42,9 @@ pub(super) struct Log {
     pub(super) events: Vec<Event>,
     pub(super) state: State,
     pub(super) clock: Clock,
-    /// Tokens of the next end of an attempt.
+    /// Tokens and money of the next end of an attempt.
     used: Option<u64>,
+    paid: Option<f64>,
     /// The text and reasoning of the attempt under way.
     parts: Vec<OutputPart>,
 }
@@ -57,7 +60,10 @@ pub(super) fn spec(config: &Value) -> Spec {
 }
 
 pub(super) fn catalog() -> Catalog {
-    Catalog { models: vec!["demo/*".to_owned()], ..Catalog::default() }
+    let price = Price { input: 1.0, cached_input: None, cache_write_input: None, output: 1.0 };
+    let prices = ["a", "b"].map(|model| (model.to_owned(), price)).into();
+    let demo = Provider { name: "demo".to_owned(), prices, ..Provider::default() };
+    Catalog { models: vec!["demo/*".to_owned()], providers: vec![demo], ..Catalog::default() }
 }
 
 pub(super) fn run_id() -> RunId {
@@ -80,6 +86,7 @@ impl Log {
             state: State::default(),
             clock: Clock::default(),
             used: None,
+            paid: None,
             parts: Vec::new(),
         };
         log.push(0, 1, queued());
@@ -142,6 +149,7 @@ impl Log {
                 self.here(Body::CancelRequested { by: "local".to_owned(), reason: None });
             }
             "used" => self.used(rest.parse().expect("a number")),
+            "paid" => self.paid = Some(rest.parse().expect("money")),
             "run" => self.clock.elapsed = seconds(),
             "turn" => self.clock.turn_elapsed = seconds(),
             unknown => panic!("`{unknown}` is no statement"),
@@ -251,8 +259,9 @@ impl Log {
     }
 
     fn usage(&mut self) -> Option<Usage> {
-        let total_tokens = Some(self.used.take()?);
-        Some(Usage { total_tokens, ..Usage::default() })
+        let (total_tokens, cost_usd) = (self.used.take(), self.paid.take());
+        let is_known = total_tokens.is_some() || cost_usd.is_some();
+        is_known.then(|| Usage { total_tokens, cost_usd, ..Usage::default() })
     }
 
     fn call(&self, tool: &str) -> Call {

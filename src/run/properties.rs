@@ -71,7 +71,7 @@ fn check_step(spec: &Spec, state: &State, step: &Step) {
 
 /// The run can be ended here, and leaves a history that a next run takes.
 fn check_ending(spec: &Spec, before: &State, ending: &Ending) {
-    let drafts = finish(spec, before, "r", ending, &clocks()[0]);
+    let drafts = finish(spec, before, "r", ending, &clocks()[0], None);
     let mut after = before.clone();
     drafts.iter().for_each(|draft| after.apply_draft(draft));
     assert_eq!(after.status, ending.status);

@@ -93,6 +93,15 @@ pub struct State {
     pub last_at: String,
 }
 
+/// What counts against the limits of tokens and money.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Used {
+    /// Tokens, void attempts included.
+    pub tokens: Option<u64>,
+    /// Money, void attempts included.
+    pub cost_usd: Option<f64>,
+}
+
 /// A committed turn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Turn {
@@ -108,8 +117,8 @@ pub struct Turn {
     pub finish_reason_raw: Option<String>,
     /// The model that answered.
     pub model: String,
-    /// The run's tokens when the attempt that answered began: a limit met by then made it the last.
-    pub tokens_before: Option<u64>,
+    /// What was used when the attempt that answered began: a limit met by then made it the last.
+    pub used_before: Used,
 }
 
 impl Turn {
@@ -174,10 +183,12 @@ pub struct OpenAttempt {
     pub started: Seq,
     /// The model that was called.
     pub model: String,
-    /// The run's tokens when it began.
-    pub tokens_before: Option<u64>,
+    /// What the run had used when it began.
+    pub used_before: Used,
     /// The committed text so far.
     pub text: String,
+    /// Bytes of the committed text and reasoning so far.
+    pub output_bytes: u64,
     /// Calls whose `tool_call` is committed and whose `turn.completed` is not.
     pub calls: Vec<Call>,
 }
@@ -196,6 +207,11 @@ pub struct FailedAttempt {
 }
 
 impl State {
+    /// What has been used so far.
+    pub fn used(&self) -> Used {
+        Used { tokens: self.usage.total_tokens, cost_usd: self.usage.cost_usd }
+    }
+
     /// How many turns are committed.
     pub fn turn_count(&self) -> u32 {
         u32::try_from(self.turns.len()).unwrap_or(u32::MAX)

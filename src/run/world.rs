@@ -95,7 +95,7 @@ impl World {
             }
             Step::Finish(ending) => {
                 let Log { state, clock, .. } = &self.log;
-                let drafts = finish(&self.spec, state, "r", &ending, clock);
+                let drafts = finish(&self.spec, state, "r", &ending, clock, None);
                 self.log.append(drafts);
             }
         }

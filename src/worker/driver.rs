@@ -408,7 +408,7 @@ impl Driver {
             last_item: self.state.last_item,
             retry_in: Some(0.0),
             elapsed_time: None,
-            usage: None,
+            usage: self.open_usage(&self.state),
         })
     }
 

@@ -62,7 +62,8 @@ impl Driver {
                     Work::Model { model, with_tools, since: Instant::now() }
                 }
                 Step::Finish(ending) => {
-                    let closing = finish(&self.spec, &after, &self.public_id, &ending, &clock);
+                    let (spec, used) = (&self.spec, self.open_usage(&after));
+                    let closing = finish(spec, &after, &self.public_id, &ending, &clock, used);
                     let update = update_of(&ending, &closing);
                     drafts.extend(closing);
                     return Plan { drafts, work: Work::Done, update: Some(update) };

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use super::driver::{Driver, Halt, Work};
 use crate::journal::{Effects, Text};
 use crate::model::{DELTAS_MAX, Delta, Failure, ProposedCall, Remedy, Reply, request_sha256};
-use crate::run::event::{AbortReason, Effect, Executor, FinishReason, OutputPart};
+use crate::run::event::{AbortReason, Effect, Executor, FinishReason, OutputPart, Usage};
 use crate::run::limits;
 use crate::run::request::request;
 use crate::run::retry::{Retry, retry_in};
 use crate::run::state::FailedAttempt;
-use crate::run::{Body, CallId, Draft, Ending, State, plain};
+use crate::run::{Body, CallId, Draft, Ending, State, plain, price};
 
 /// A turn's output so far.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ struct Output {
     /// The last stretch has had its opaque data: more reasoning is another stretch.
     is_closed: bool,
     first: Option<Instant>,
+    /// Bytes of text and reasoning.
+    bytes: u64,
 }
 
 impl Output {
@@ -36,6 +38,7 @@ impl Output {
                 (text, true, provider_metadata.filter(plain::is_plain))
             }
         };
+        self.bytes = self.bytes.saturating_add(bytes(content.len()));
         let same = !self.is_closed
             && matches!(
                 (self.parts.last(), is_reasoning),
@@ -113,15 +116,45 @@ impl Driver {
                 self.append(Vec::new(), Effects::default()).await?;
                 Ok(Work::Again)
             }
-            Called::Reply(reply) => {
+            Called::Reply(mut reply) => {
+                let written: usize = reply.calls.iter().map(|call| call.arguments_raw.len()).sum();
+                let said = output.bytes.saturating_add(bytes(written));
+                reply.usage = self.usage(&name, reply.usage, with_tools, said, false);
                 let first = output.first.map(|first| first.duration_since(since).as_secs_f64());
                 let drafts = self.reply_drafts(reply, &name, output, elapsed, first);
                 self.advance(drafts, None, false).await
             }
-            Called::Failed(failure) => {
+            Called::Failed(mut failure) => {
+                if failure.has_begun {
+                    let told = failure.usage.unwrap_or_default();
+                    failure.usage = Some(self.usage(&name, told, with_tools, output.bytes, true));
+                }
                 self.model_failed(&name, failure, output.last_item, elapsed).await
             }
         }
+    }
+
+    /// What a call has used, and what that costs: as the provider said, else estimated.
+    fn usage(
+        &self,
+        model: &str,
+        told: Usage,
+        with_tools: bool,
+        output_bytes: u64,
+        is_cut: bool,
+    ) -> Usage {
+        let (spec, catalog) = (&self.spec, &self.tools.catalog);
+        let input = || price::input_tokens(&request(spec, &self.state, catalog, with_tools));
+        let used = price::filled(told, input, output_bytes, is_cut);
+        let cost_usd = catalog.price(model).and_then(|price| price.cost_usd(&used));
+        Usage { cost_usd, ..used }
+    }
+
+    /// What the open attempt has used by its committed output, where nobody can say any more: it was
+    /// stopped from this side, or its node died. Providers bill what they had read and said by then.
+    pub(super) fn open_usage(&self, state: &State) -> Option<Usage> {
+        let open = state.open.as_ref()?;
+        Some(self.usage(&open.model, Usage::default(), true, open.output_bytes, true))
     }
 
     /// Pushes the model's output until the call ends, its time is over, or somebody cancels.
@@ -272,6 +305,10 @@ impl Driver {
     }
 }
 
+fn bytes(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
 fn unknown_model(name: &str) -> Failure {
     Failure {
         reason: AbortReason::ProviderError,
@@ -280,6 +317,7 @@ fn unknown_model(name: &str) -> Failure {
         message: format!("`{name}` is not among the configured models"),
         retry_after: None::<Duration>,
         usage: None,
+        has_begun: false,
     }
 }
 

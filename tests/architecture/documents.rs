@@ -256,6 +256,24 @@ fn every_failure_of_a_run_is_described() {
 }
 
 #[test]
+fn every_rule_for_models_names_tests_that_are_there() {
+    let text = read("docs/models.md");
+    let (_, table) = text.split_once("| rule | held by |").expect("the table is there");
+    let sources: Vec<String> = files(&["src", "tests"]).into_iter().map(|(_, text)| text).collect();
+    for rule in 1..=25 {
+        let row = table.lines().find(|line| line.starts_with(&format!("| {rule}. ")));
+        let row = row.unwrap_or_else(|| panic!("rule {rule} has no row"));
+        let names = row.split('`').filter_map(|word| word.strip_suffix('…'));
+        let starts: Vec<&str> = names.filter_map(|name| name.rsplit("::").next()).collect();
+        assert!(!starts.is_empty(), "rule {rule} names no test");
+        for start in starts {
+            let function = format!("fn {start}");
+            assert!(sources.iter().any(|text| text.contains(&function)), "rule {rule}: {start}");
+        }
+    }
+}
+
+#[test]
 fn an_event_that_is_not_written_yet_says_so() {
     let text = read("docs/events.md");
     let sections = sections(&text);

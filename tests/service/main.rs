@@ -3,6 +3,7 @@
 
 mod cancel;
 mod client;
+mod costs;
 mod door;
 mod examples;
 mod hostile;

@@ -9,6 +9,7 @@ use reqwest::Url;
 use tokio::sync::mpsc;
 
 use super::endpoint::Endpoint;
+use super::reading::Assemble;
 use super::{Delta, Failure, Reply, exchange};
 use crate::run::Request;
 use assembly::Assembly;
@@ -57,4 +58,22 @@ impl Anthropic {
 
 fn is_own_host(base_url: &str) -> bool {
     Url::parse(base_url).is_ok_and(|url| url.host_str() == Some(OWN_HOST))
+}
+
+/// An empty reply of this provider.
+pub(super) fn assembly(provider: &str) -> impl Assemble {
+    Assembly::new(provider)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_22_only_its_own_host_is_sent_no_bearer() {
+        assert!(is_own_host("https://api.anthropic.com"));
+        for other in ["http://localhost:8000", "https://api.anthropic.com.evil.example", "x"] {
+            assert!(!is_own_host(other), "{other}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::endpoint::Endpoint;
+use super::reading::Assemble;
 use super::{Delta, Failure, Reply, exchange};
 use crate::run::Request;
 use assembly::Assembly;
@@ -49,4 +50,9 @@ impl OpenAi {
         }
         exchange::call(&self.endpoint, post, Assembly::new(provider), deltas).await
     }
+}
+
+/// An empty reply of this provider.
+pub(super) fn assembly(provider: &str) -> impl Assemble {
+    Assembly::new(provider)
 }

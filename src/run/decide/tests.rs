@@ -24,7 +24,7 @@ fn check_end(config: Value, story: &str, drafts: &str, output: Option<&str>) -> 
     let mut log = log(story);
     let step = decide(&spec, &log.state, &log.clock);
     let Step::Finish(ending) = &step else { panic!("{story}: {}", log.words(&step)) };
-    let closing = crate::run::ending::finish(&spec, &log.state, "r", ending, &log.clock);
+    let closing = crate::run::ending::finish(&spec, &log.state, "r", ending, &log.clock, None);
     assert_eq!(drafts_in_words(&closing), drafts, "{story}");
     log.append(closing);
     let result = log.state.result.clone().expect("it has ended");
@@ -40,6 +40,22 @@ fn ending_of(config: Value, story: &str) -> Ending {
         Step::Finish(ending) => ending,
         other => panic!("{story}: {}", log.words(&other)),
     }
+}
+
+#[test]
+fn money_is_a_limit_as_tokens_are() {
+    let some = || json!({"max_cost_usd": 0.5});
+    check_with(some(), "started; paid 0.49; called 1 a", "call a");
+    check_end(some(), "started; paid 0.5; called 1 a", "a cancelled; fail max_cost_usd", None);
+    check_with(some(), "started; paid 9; answered 1 Hello", "complete end_turn");
+    let wasted = "started; paid 0.3; called 1 a; returned a; asked; paid 0.2; broke cut in 1";
+    check_with(some(), wasted, "fail max_cost_usd");
+    let last = || json!({"max_cost_usd": 0.5, "on_limit": "finalize"});
+    let refused = "started; paid 0.5; called 1 a; skipped a";
+    check_with(last(), refused, "ask demo/a 2.1 without tools");
+    check_with(last(), &format!("{refused}; answered 2 x"), "complete max_cost_usd");
+    let passing = "started; called 1 a; returned a; paid 0.5; answered 2 x";
+    check_with(last(), passing, "complete end_turn");
 }
 
 #[test]
@@ -311,6 +327,20 @@ fn a_model_that_will_never_answer_is_asked_once() {
         let story = format!("started; asked; broke provider_error {status} in 0");
         check(&story, "ask demo/b 1.2");
     }
+}
+
+#[test]
+fn rule_19_the_first_failure_of_a_turn_is_told_beside_the_last() {
+    // Through a gateway a wrong key comes back as a rate limit the next time.
+    let story =
+        "started; asked; broke provider_error 401 in 0; asked demo/b; broke rate_limited 429";
+    let details = ending_of(json!({}), story).details;
+    let told = (&details["first"]["status"], &details["last"]["status"]);
+    assert_eq!(told, (&json!(401), &json!(429)));
+    assert_eq!(
+        (&details["first"]["model"], &details["last"]["model"]),
+        (&json!("demo/a"), &json!("demo/b"))
+    );
 }
 
 #[test]

@@ -42,8 +42,10 @@ pub(super) fn rules(parts: &Parts, catalog: &Catalog, found: &mut Vec<Violation>
         }
     }
     if let Some(of_config) = of_config {
-        let asked = of_agent.as_ref().and_then(|agent| agent.model.0.first());
-        config(of_config, asked.unwrap_or(&catalog.default_model), found);
+        config(of_config, found);
+        if let Some(of_agent) = of_agent {
+            cost(of_config, asked(of_agent, catalog), catalog, found);
+        }
     }
     found.truncate(VIOLATIONS_MAX);
 }
@@ -74,6 +76,7 @@ fn agent(agent: &Agent, catalog: &Catalog, found: &mut Vec<Violation>) {
     if settings.max_output_tokens == Some(0) {
         found.push(wrong("/agent/model_settings/max_output_tokens", "must be at least 1, got 0"));
     }
+    effort(agent, catalog, found);
     if agent.output_schema.is_some() {
         found.push(wrong("/agent/output_schema", "is not available yet"));
     }
@@ -302,7 +305,7 @@ fn quoted(text: &str) -> String {
     short(&Value::from(text))
 }
 
-fn config(config: &Config, model: &str, found: &mut Vec<Violation>) {
+fn config(config: &Config, found: &mut Vec<Violation>) {
     if let Some(chosen) = &config.run_id
         && !id::is_client_id(chosen)
     {
@@ -330,14 +333,51 @@ fn config(config: &Config, model: &str, found: &mut Vec<Violation>) {
     if config.max_total_tokens == Some(0) {
         found.push(wrong("/config/max_total_tokens", "must be at least 1, got 0"));
     }
-    if config.max_cost_usd.is_some() {
+    if let Some(most) = config.max_cost_usd
+        && most <= 0.0
+    {
+        found.push(wrong("/config/max_cost_usd", format!("must be more than 0, got {most}")));
+    }
+    metadata(config, found);
+}
+
+/// The models that may be asked.
+fn asked<'a>(agent: &'a Agent, catalog: &'a Catalog) -> &'a [String] {
+    match agent.model.0.as_slice() {
+        [] => std::slice::from_ref(&catalog.default_model),
+        named => named,
+    }
+}
+
+/// A limit of money holds only where every model that may be asked has a price.
+fn cost(config: &Config, models: &[String], catalog: &Catalog, found: &mut Vec<Violation>) {
+    if config.max_cost_usd.is_none() {
+        return;
+    }
+    let unpriced = models.iter().filter(|model| catalog.price(model).is_none());
+    let unpriced: Vec<String> = unpriced.map(|model| quoted(model)).collect();
+    if !unpriced.is_empty() {
         found.push(Violation {
             pointer: "/config/max_cost_usd".to_owned(),
-            detail: format!("no price is configured for {}", quoted(model)),
+            detail: format!("no price is configured for {}", unpriced.join(", ")),
             code: Code::UnknownPrice,
         });
     }
-    metadata(config, found);
+}
+
+/// Not every dialect can say every effort.
+fn effort(agent: &Agent, catalog: &Catalog, found: &mut Vec<Violation>) {
+    let Some(effort) = &agent.model_settings.reasoning_effort else { return };
+    for model in asked(agent, catalog) {
+        let provider = catalog.provider_of(model).map(|(provider, _)| provider);
+        let Some(words) = provider.and_then(|one| one.reasoning_efforts.as_ref()) else { continue };
+        if !words.contains(effort) {
+            let (words, model) = (words.join(", "), quoted(model));
+            let detail = format!("must be one of {words} for {model}, got {}", quoted(effort));
+            found.push(wrong("/agent/model_settings/reasoning_effort", detail));
+            return;
+        }
+    }
 }
 
 fn metadata(config: &Config, found: &mut Vec<Violation>) {

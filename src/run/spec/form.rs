@@ -90,7 +90,7 @@ pub(super) const CONFIG: Form = Form {
         ("trace_enabled", "true or false"),
         ("metadata", "an object of strings"),
         ("max_total_tokens", "a whole number of at least 1"),
-        ("max_cost_usd", "a number of at least 0"),
+        ("max_cost_usd", "a number of more than 0"),
         ("max_tool_calls", "a whole number between 0 and 4294967295"),
         ("on_limit", "fail or finalize (pause is not available yet)"),
     ],

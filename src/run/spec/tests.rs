@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::run::catalog::Builtin;
+use crate::run::catalog::{Builtin, Provider};
+use crate::run::price::Price;
 
 mod messages;
+mod models;
 
 fn catalog() -> Catalog {
     let builtin = |name: &str| Builtin {
@@ -15,10 +17,23 @@ fn catalog() -> Catalog {
         effect: Effect::Read,
     };
     Catalog {
-        models: vec!["openai/*".to_owned(), "demo/assistant".to_owned()],
+        models: ["openai/*", "anthropic/*", "demo/assistant"].map(str::to_owned).to_vec(),
         default_model: "demo/assistant".to_owned(),
         builtins: vec![builtin("calculator"), builtin("current_time")],
+        providers: providers(),
     }
+}
+
+/// One model with a price, and one provider that knows few efforts.
+fn providers() -> Vec<Provider> {
+    let price = Price { input: 1.0, cached_input: None, cache_write_input: None, output: 2.0 };
+    let provider = |name: &str| Provider { name: name.to_owned(), ..Provider::default() };
+    let prices = [("priced".to_owned(), price)].into();
+    let reasoning_efforts = Some(vec!["low".to_owned(), "high".to_owned()]);
+    vec![
+        Provider { prices, ..provider("openai") },
+        Provider { reasoning_efforts, ..provider("anthropic") },
+    ]
 }
 
 fn body() -> Value {
@@ -388,7 +403,7 @@ fn codes_tell_unknown_models_agents_and_prices_from_other_mistakes() {
     for unknown in ["nobody/x", "demo/", "demo", "demo/other", "openai/", "openai", "/x", ""] {
         let (code, detail) = code(&with("/agent/model", json!(unknown)));
         assert_eq!(code, Code::UnknownModel);
-        assert!(detail.contains("openai/*, demo/assistant"), "{detail}");
+        assert!(detail.contains("openai/*, anthropic/*, demo/assistant"), "{detail}");
     }
     let (unknown, detail) = code(&with("/agent", json!("support@3")));
     assert_eq!(unknown, Code::UnknownAgent);

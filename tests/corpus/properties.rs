@@ -1,0 +1,70 @@
+//! What holds for every answer of a server, however hostile. The fuzz targets check the same.
+
+use runledger::model::replay::{Replayed, Spoken, replay};
+use runledger::model::sse_decoder::{EVENT_BYTES_MAX, SseDecoder};
+use runledger::model::{Delta, REPLY_BYTES_MAX};
+use runledger::run::event::FinishReason;
+
+/// Reads an answer in several ways and checks what must hold for each of them.
+pub fn answer(spoken: Spoken, body: &[u8]) -> Replayed {
+    let whole = replay(spoken, body, usize::MAX);
+    if body.len() < EVENT_BYTES_MAX {
+        for read_bytes in [1, 7] {
+            assert_eq!(replay(spoken, body, read_bytes), whole, "reads of {read_bytes} bytes");
+        }
+    }
+    let said: usize = whole.deltas.iter().map(size).sum();
+    // The last event is taken before its size is looked at.
+    assert!(said <= 2 * (REPLY_BYTES_MAX + EVENT_BYTES_MAX), "{said} bytes of output");
+    match &whole.ended {
+        Ok(reply) => {
+            assert!(!reply.finish_reason_raw.is_empty(), "the provider has said that it ended");
+            let may_run = reply.finish_reason == FinishReason::ToolCalls;
+            assert_eq!(may_run, !reply.calls.is_empty(), "calls are there to be run");
+            assert!(reply.calls.len() <= 1024, "{} calls", reply.calls.len());
+        }
+        Err(failure) => {
+            assert!(failure.message.chars().count() <= 512, "{}", failure.message);
+            assert!(failure.has_begun, "a 200 had come");
+        }
+    }
+    whole
+}
+
+fn size(delta: &Delta) -> usize {
+    match delta {
+        Delta::Text(text) => {
+            assert!(!text.is_empty(), "an empty text is none");
+            text.len()
+        }
+        Delta::Reasoning { text, provider_metadata } => {
+            text.len() + provider_metadata.as_ref().map_or(0, |opaque| opaque.to_string().len())
+        }
+    }
+}
+
+/// Reads bytes as events, in several ways; what comes out is never more than what went in, but for
+/// bytes that are no UTF-8.
+pub fn events(bytes: &[u8]) {
+    let read = |read_bytes: usize| {
+        let mut decoder = SseDecoder::default();
+        let mut events = Vec::new();
+        for piece in bytes.chunks(read_bytes) {
+            match decoder.push(piece) {
+                Ok(more) => events.extend(more),
+                Err(too_large) => return Err(too_large),
+            }
+        }
+        events.extend(decoder.finish());
+        Ok(events)
+    };
+    let whole = read(bytes.len().max(1));
+    if bytes.len() < EVENT_BYTES_MAX {
+        let whole = whole.clone().expect("nothing is too large");
+        for read_bytes in [1, 2, 13] {
+            assert_eq!(read(read_bytes).as_ref(), Ok(&whole), "reads of {read_bytes} bytes");
+        }
+    }
+    let size: usize = whole.unwrap_or_default().iter().map(|event| event.data.len()).sum();
+    assert!(size <= 3 * bytes.len(), "{size} bytes of data out of {}", bytes.len());
+}
