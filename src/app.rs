@@ -25,7 +25,7 @@ use crate::model::scripted::Scripted;
 use crate::model::{Registry, registry};
 use crate::run::Catalog;
 use crate::store::{NodeId, Store};
-use crate::tool::Toolbox;
+use crate::tool::{self, Toolbox, http};
 use crate::worker::{Drain, Pool, Tools};
 
 /// How many new runs may wait for the pool before the create lane waits: it is faster than a claim.
@@ -55,7 +55,9 @@ pub async fn serve(
     let store = Store::open_sqlite(&config.data_dir).await?;
     let (node, rescued) = store.register(&node_name()).await?;
     let models = Arc::new(models(&config)?);
-    let parts = Parts { config: &config, store: &store, node, models: &models, metrics, stop };
+    let toolbox = Toolbox::new(caller(&config)?);
+    let parts =
+        Parts { config: &config, store: &store, node, models: &models, toolbox, metrics, stop };
     let Running { mut tasks, drain, fenced } = parts.start(listener);
     greet(&config, &store, &models, address);
     if rescued.crashed + rescued.handed_over > 0 {
@@ -94,6 +96,7 @@ struct Parts<'a> {
     store: &'a Store,
     node: NodeId,
     models: &'a Arc<Registry>,
+    toolbox: Toolbox,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 }
@@ -108,12 +111,16 @@ struct Running {
 impl Parts<'_> {
     /// Puts everything together and spawns its loops.
     fn start(self, listener: TcpListener) -> Running {
-        let Parts { config, store, node, models, metrics, stop } = self;
-        let toolbox = Toolbox::new();
+        let Parts { config, store, node, models, toolbox, metrics, stop } = self;
         let catalog = Arc::new(Catalog {
             models: models.offers(),
             default_model: models.default_model().to_owned(),
             builtins: toolbox.builtins(),
+            secrets: config
+                .secrets
+                .iter()
+                .map(|secret| (secret.name.clone(), secret.hosts.clone()))
+                .collect(),
         });
         let hub = Hub::default();
         let fenced = CancellationToken::new();
@@ -213,6 +220,16 @@ fn models(config: &Config) -> anyhow::Result<Registry> {
         }
     });
     Ok(Registry::new(endpoints, default_model))
+}
+
+/// What calls tools over HTTP: through the guard, and with the secrets.
+fn caller(config: &Config) -> anyhow::Result<http::Caller> {
+    let secrets = config.secrets.iter().map(|secret| {
+        let value = secret.value.expose().to_owned();
+        (secret.name.clone(), http::Secret { value, hosts: secret.hosts.clone() })
+    });
+    let guard = tool::guard::Guard::new(&config.allow_networks);
+    http::Caller::new(guard, secrets.collect()).context("TLS can't be set up")
 }
 
 fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endpoint> {

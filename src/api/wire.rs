@@ -60,6 +60,7 @@ fn refusal(found: &[Violation]) -> Problem {
             Code::UnknownModel => ErrorCode::UnknownModel,
             Code::UnknownAgent => ErrorCode::UnknownAgent,
             Code::UnknownPrice => ErrorCode::UnknownPrice,
+            Code::SecretNotAllowed => ErrorCode::SecretNotAllowed,
         };
     }
     problem

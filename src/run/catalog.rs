@@ -1,4 +1,6 @@
-//! What this installation offers, as plain data: the models and tools that a spec may name.
+//! What this installation offers, as plain data: the models, tools and secrets that a spec may name.
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -13,6 +15,9 @@ pub struct Catalog {
     pub default_model: String,
     /// The built-in tools.
     pub builtins: Vec<Builtin>,
+    /// The secrets that headers of tools may name, and to which hosts each may go: names without
+    /// port, as they stand in a parsed URL. Their values are not here.
+    pub secrets: BTreeMap<String, Vec<String>>,
 }
 
 /// A built-in tool.

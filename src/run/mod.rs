@@ -18,6 +18,8 @@ pub mod message;
 pub mod plain;
 pub mod request;
 pub mod retry;
+pub mod schema;
+pub mod secret;
 pub mod spec;
 pub mod state;
 pub mod template;
