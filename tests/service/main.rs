@@ -14,4 +14,7 @@ mod service;
 mod start;
 mod stream;
 mod stub;
+mod tool_crashes;
+mod tool_stub;
+mod tools;
 mod waiting;
