@@ -15,6 +15,7 @@ mod start;
 mod stream;
 mod stub;
 mod tool_crashes;
+mod tool_guard;
 mod tool_stub;
 mod tools;
 mod waiting;
