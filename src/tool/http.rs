@@ -338,3 +338,6 @@ fn builder(guard: &Guard, idle_max: usize) -> ClientBuilder {
         .pool_max_idle_per_host(idle_max)
         .tcp_nodelay(true)
 }
+
+#[cfg(test)]
+mod tests;
