@@ -21,6 +21,9 @@ const ERROR_BYTES_MAX: usize = 16 * 1024;
 /// kilobyte of memory, whatever it holds.
 const OBJECTS_MAX: usize = 4096;
 
+/// The same for values: each costs sixteen times the two bytes that the shortest takes.
+const VALUES_MAX: usize = 16 * 1024;
+
 /// The head of an answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Head {
@@ -138,8 +141,7 @@ fn result(head: &Head, body: &Body) -> Value {
         || head.media_type == "application/json"
         || head.media_type.ends_with("+json");
     let text = || Value::String(String::from_utf8_lossy(&body.bytes).into_owned());
-    let objects = || body.bytes.iter().filter(|byte| **byte == b'{').count();
-    if !is_json || body.is_cut || objects() > OBJECTS_MAX {
+    if !is_json || body.is_cut || !is_cheap(&body.bytes) {
         return text();
     }
     // What could not be stored and read again stays the text that it is.
@@ -149,6 +151,14 @@ fn result(head: &Head, body: &Body) -> Value {
     }
 }
 
+/// Whether JSON has few enough values to be taken apart. Signs within texts count too: what looks
+/// costly stays as it is.
+fn is_cheap(json: &[u8]) -> bool {
+    let objects = json.iter().filter(|byte| **byte == b'{').count();
+    let values = json.iter().filter(|byte| matches!(**byte, b',' | b'[' | b'{')).count();
+    objects <= OBJECTS_MAX && values <= VALUES_MAX
+}
+
 fn envelope(body: &Body, secrets: &[&str]) -> Answer {
     let wrong = |why: String| {
         Answer::failed(format!("the tool's answer is no {ENVELOPE}: {why}"), Outcome::Error)
@@ -156,8 +166,8 @@ fn envelope(body: &Body, secrets: &[&str]) -> Answer {
     if body.is_cut {
         return wrong(format!("it has more than {ENVELOPE_BYTES_MAX} bytes"));
     }
-    if body.bytes.iter().filter(|byte| **byte == b'{').count() > OBJECTS_MAX {
-        return wrong(format!("it has more than {OBJECTS_MAX} objects"));
+    if !is_cheap(&body.bytes) {
+        return wrong(format!("it has more than {OBJECTS_MAX} objects or {VALUES_MAX} values"));
     }
     let mut fields = match serde_json::from_slice::<Map<String, Value>>(&body.bytes) {
         Ok(fields) => fields,

@@ -35,8 +35,9 @@ fn a_result_is_json_where_it_is_said_to_be_and_else_text() {
 fn json_that_could_not_be_stored_stays_text() {
     let deep = format!("{}{}", "[".repeat(50), "]".repeat(50));
     let many = format!("[{}{{}}]", "{},".repeat(OBJECTS_MAX));
+    let long = format!("[{}0]", "0,".repeat(VALUES_MAX));
     let reserved = r#"{"a":1,"$serde_json::private::RawValue":"x"}"#;
-    for body in ["{\"a\":", "1e999", r#""\ud800""#, "NaN", &deep, &many, reserved] {
+    for body in ["{\"a\":", "1e999", r#""\ud800""#, "NaN", &deep, &many, &long, reserved] {
         assert_eq!(result_of("application/json", body), json!(body));
     }
 }
