@@ -25,7 +25,7 @@ use crate::model::scripted::Scripted;
 use crate::model::{Registry, anthropic, openai, registry};
 use crate::run::{Catalog, catalog};
 use crate::store::{NodeId, Rescued, Store};
-use crate::tool::Toolbox;
+use crate::tool::{self, Toolbox, http};
 use crate::worker::{Drain, Pool, Tools};
 
 mod run;
@@ -88,7 +88,8 @@ impl Service {
         let store = Store::open_sqlite(&config.data_dir).await?;
         let (node, rescued) = store.register(&node_name()).await?;
         let models = Arc::new(models(config)?);
-        let parts = Parts { config, store: &store, node, models: &models, metrics, stop };
+        let toolbox = Toolbox::new(caller(config)?);
+        let parts = Parts { config, store: &store, node, models: &models, toolbox, metrics, stop };
         let running = parts.start(listener);
         Ok(Service { address, store, node, rescued, models, running })
     }
@@ -126,6 +127,7 @@ struct Parts<'a> {
     store: &'a Store,
     node: NodeId,
     models: &'a Arc<Registry>,
+    toolbox: Toolbox,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 }
@@ -140,13 +142,17 @@ struct Running {
 impl Parts<'_> {
     /// Puts everything together and spawns its loops.
     fn start(self, listener: TcpListener) -> Running {
-        let Parts { config, store, node, models, metrics, stop } = self;
-        let toolbox = Toolbox::new();
+        let Parts { config, store, node, models, toolbox, metrics, stop } = self;
         let catalog = Arc::new(Catalog {
             models: models.offers(),
             default_model: models.default_model().to_owned(),
             builtins: toolbox.builtins(),
             providers: offered(config),
+            secrets: config
+                .secrets
+                .iter()
+                .map(|secret| (secret.name.clone(), secret.hosts.clone()))
+                .collect(),
         });
         let hub = Hub::default();
         let fenced = CancellationToken::new();
@@ -275,6 +281,16 @@ fn default_model_of(provider: &Provider) -> Option<String> {
         "anthropic" => Some("anthropic/claude-sonnet-4-5".to_owned()),
         _ => None,
     }
+}
+
+/// What calls tools over HTTP: through the guard, and with the secrets.
+fn caller(config: &Config) -> anyhow::Result<http::Caller> {
+    let secrets = config.secrets.iter().map(|secret| {
+        let value = secret.value.expose().to_owned();
+        (secret.name.clone(), http::Secret { value, hosts: secret.hosts.clone() })
+    });
+    let guard = tool::guard::Guard::new(&config.allow_networks);
+    http::Caller::new(guard, secrets.collect()).context("TLS can't be set up")
 }
 
 fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endpoint> {

@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::telemetry::LogFormat;
 
 mod file;
+mod outside;
 mod provider;
 mod run;
 
+pub use outside::ToolSecret;
 pub use provider::{OutputLimitField, Provider, ProviderKind};
 pub use run::RunFlags;
 
@@ -45,6 +49,8 @@ Settings come from flags, then the environment, then the file (./runledger.toml,
   RUNLEDGER_LOG_FORMAT     log_format       text or json [text on a terminal, else json]
   RUNLEDGER_CORS_ORIGINS   cors_origins     origins of web pages that may call, with commas
   RUNLEDGER_DEFAULT_MODEL  default_model    PROVIDER/MODEL for runs that name none
+  RUNLEDGER_ALLOW_NETWORKS allow_networks   private networks that tools may call, with commas
+                                            [none; this machine, if only it can connect, keyless]
   OPENAI_API_KEY           -                key of the provider `openai`
   OPENAI_BASE_URL          -                its base URL with /v1; alone enough without a key
   ANTHROPIC_API_KEY        -                key of the provider `anthropic`
@@ -52,7 +58,8 @@ Settings come from flags, then the environment, then the file (./runledger.toml,
   RUNLEDGER_CONFIG         -                the file
 Further providers stand in the file: [providers.NAME] with kind = \"openai\" or \"anthropic\",
 base_url, api_key_env, headers, max_concurrency, output_limit_field, stream_usage, and
-prices.MODEL = { input, cached_input, cache_write_input, output }, USD per million tokens.
+prices.MODEL = { input, cached_input, cache_write_input, output }, USD per million tokens. So do
+the secrets of tools: [secrets.NAME] with value_env and hosts.
 `runledger run` reads RUNLEDGER_URL and RUNLEDGER_API_KEY as well: see `runledger run --help`.";
 
 /// The flags of the server. Values are parsed with the other settings, so that one start lists
@@ -119,6 +126,10 @@ pub struct Config {
     pub default_model: Option<String>,
     /// `openai` and `anthropic` first where the environment has them, then the file's by name.
     pub providers: Vec<Provider>,
+    /// Networks that tools may call beside the public internet.
+    pub allow_networks: Vec<IpNet>,
+    /// What headers of tools may name, by name.
+    pub secrets: Vec<ToolSecret>,
 }
 
 /// One setting that is wrong.
@@ -241,8 +252,10 @@ impl Sources<'_> {
             let wrong = "PostgreSQL is not available yet in this release";
             self.wrong(setting, wrong, "unset it: SQLite in RUNLEDGER_DATA_DIR is used");
         }
+        let networks =
+            self.given("RUNLEDGER_ALLOW_NETWORKS", "allow_networks", file.allow_networks);
         let providers = provider::all(self, file.providers);
-        let config = Config {
+        let mut config = Config {
             listen: self.listen(listen),
             data_dir: self.data_dir(data_dir),
             api_keys: self.api_keys(keys),
@@ -253,7 +266,11 @@ impl Sources<'_> {
             cors_origins: self.cors_origins(origins),
             default_model: model.and_then(|given| self.default_model(given, &providers)),
             providers,
+            allow_networks: Vec::new(),
+            secrets: outside::secrets(self, file.secrets),
         };
+        let is_open = config.is_loopback() && !config.is_auth_on();
+        config.allow_networks = outside::networks(self, networks, is_open);
         self.check_auth(flags, &config);
         config
     }

@@ -195,6 +195,14 @@ pub(super) fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
+/// `traceparent` (W3C Trace Context) as it came, where it is of the only length that there is. Tools
+/// are told to continue it; one that is broken counts as absent, as that standard wants it.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let is_plain = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    (value.len() == 55 && value.bytes().all(is_plain)).then(|| value.to_owned())
+}
+
 /// `Idempotency-Key`: 1–255 visible characters; `"abc"` and `abc` are one key.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let refuse =

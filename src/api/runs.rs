@@ -13,7 +13,9 @@ use tokio::time::{Instant, timeout_at};
 use super::auth::Caller;
 use super::guard::RequestId;
 use super::problem::{ErrorCode, Problem};
-use super::request::{Parameters, Wanted, body, idempotency_key, invalid, must_be_json, wanted};
+use super::request::{
+    Parameters, Wanted, body, idempotency_key, invalid, must_be_json, traceparent, wanted,
+};
 use super::stream::{self, Cursor};
 use super::wire::{self, Asked};
 use super::{ApiState, TENANT};
@@ -57,7 +59,7 @@ pub(super) async fn create(
         if let (Some(cursor), None, None) = (&cursor, &key, &asked.run_id) {
             cursor.check_without_key()?;
         }
-        let (run, is_new) = commit(&api, asked, key, &caller).await?;
+        let (run, is_new) = commit(&api, asked, key, traceparent(&headers), &caller).await?;
         let watch = api.hub.watch(run);
         let row = load(&api, run).await?;
         let mut response = match cursor {
@@ -86,6 +88,7 @@ async fn commit(
     api: &ApiState,
     asked: Asked,
     key: Option<String>,
+    trace: Option<String>,
     caller: &Caller,
 ) -> Result<(RunId, bool), Problem> {
     if api.stop.is_cancelled() {
@@ -96,7 +99,7 @@ async fn commit(
     let public_id = run_id.clone().unwrap_or_else(|| id.to_string());
     let by_header = key.map(|key| Key { kind: KeyKind::Idempotency, key });
     let by_id = run_id.map(|key| Key { kind: KeyKind::RunId, key });
-    let queued = wire::queued(&spec, &public_id, &id.to_string(), &caller.by);
+    let queued = wire::queued(&spec, &public_id, &id.to_string(), &caller.by, trace);
     let create = Create {
         id,
         public_id,

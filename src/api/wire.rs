@@ -92,6 +92,7 @@ fn refusal(found: &[Violation]) -> Problem {
             Code::UnknownModel => ErrorCode::UnknownModel,
             Code::UnknownAgent => ErrorCode::UnknownAgent,
             Code::UnknownPrice => ErrorCode::UnknownPrice,
+            Code::SecretNotAllowed => ErrorCode::SecretNotAllowed,
         };
     }
     problem
@@ -197,7 +198,13 @@ fn seconds(ms: i64) -> f64 {
 }
 
 /// The body of `run.queued`: who asks whom what, for whoever reads the log alone.
-pub(super) fn queued(spec: &Spec, public_id: &str, uuid: &str, by: &str) -> Body {
+pub(super) fn queued(
+    spec: &Spec,
+    public_id: &str,
+    uuid: &str,
+    by: &str,
+    traceparent: Option<String>,
+) -> Body {
     let (input, is_cut) = queued_input(spec);
     Body::RunQueued {
         format: crate::run::event::FORMAT,
@@ -210,7 +217,7 @@ pub(super) fn queued(spec: &Spec, public_id: &str, uuid: &str, by: &str) -> Body
         continued_from: None,
         input,
         truncated: is_cut.then_some(true),
-        traceparent: None,
+        traceparent,
     }
 }
 

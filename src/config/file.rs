@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use super::Mistake;
 
 /// Tables that are documented and do nothing yet: better refused than ignored.
-const LATER: [&str; 3] = ["secrets", "mcp", "retention"];
+const LATER: [&str; 2] = ["mcp", "retention"];
 
 /// The file's settings as text, so that one rule checks a setting wherever it came from.
 #[derive(Default)]
@@ -21,6 +21,8 @@ pub(super) struct File {
     pub(super) cors_origins: Option<String>,
     pub(super) default_model: Option<String>,
     pub(super) providers: Vec<(String, Fields)>,
+    pub(super) allow_networks: Option<String>,
+    pub(super) secrets: Vec<(String, Fields)>,
 }
 
 /// Parses the file; what is wrong with its form goes to `mistakes`.
@@ -49,6 +51,8 @@ pub(super) fn parse(text: &str, mistakes: &mut Vec<Mistake>) -> File {
         cors_origins: fields.list("cors_origins", mistakes),
         default_model: fields.text("default_model", mistakes),
         providers: fields.tables("providers", mistakes),
+        allow_networks: fields.list("allow_networks", mistakes),
+        secrets: fields.tables("secrets", mistakes),
     };
     for name in LATER {
         if fields.table.remove(name).is_some() {
@@ -120,7 +124,7 @@ impl Fields {
         self.take(key, "give true or false", |value| value.as_bool(), mistakes)
     }
 
-    fn list(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<String> {
+    pub(super) fn list(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<String> {
         let read = |value| match value {
             Value::Array(items) => {
                 let items: Option<Vec<String>> = items.into_iter().map(text).collect();

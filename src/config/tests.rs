@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::run::price::Price;
 
+mod outside;
+
 /// Settings from flags, an environment and a file.
 #[derive(Default)]
 struct Given<'a> {
@@ -75,6 +77,8 @@ fn without_settings_everything_has_its_default() {
         cors_origins: Vec::new(),
         default_model: None,
         providers: Vec::new(),
+        allow_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        secrets: Vec::new(),
     };
     assert_eq!(Given::default().config(), expected);
     assert_eq!(file("").config(), expected);
@@ -449,6 +453,7 @@ fn the_help_names_every_setting() {
         "RUNLEDGER_LOG_FORMAT",
         "RUNLEDGER_CORS_ORIGINS",
         "RUNLEDGER_DEFAULT_MODEL",
+        "RUNLEDGER_ALLOW_NETWORKS",
         "RUNLEDGER_CONFIG",
         "OPENAI_API_KEY",
         "OPENAI_BASE_URL",

@@ -1,4 +1,4 @@
-//! What this installation offers, as plain data: the models and tools that a spec may name.
+//! What this installation offers, as plain data: the models, tools and secrets that a spec may name.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,9 @@ pub struct Catalog {
     pub builtins: Vec<Builtin>,
     /// More of the providers of `models`, by the name before the slash.
     pub providers: Vec<Provider>,
+    /// The secrets that headers of tools may name, and to which hosts each may go: names without
+    /// port, as they stand in a parsed URL. Their values are not here.
+    pub secrets: BTreeMap<String, Vec<String>>,
 }
 
 /// A provider of models.

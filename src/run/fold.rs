@@ -31,7 +31,8 @@ impl State {
         self.turn = self.turn.max(event.turn);
         self.attempt = event.attempt;
         match &event.body {
-            Body::RunQueued { .. } | Body::Input { .. } | Body::Log { .. } => {}
+            Body::RunQueued { traceparent, .. } => self.traceparent.clone_from(traceparent),
+            Body::Input { .. } | Body::Log { .. } => {}
             Body::RunStarted { crashes, .. } => {
                 self.status = Status::Running;
                 self.crashes = *crashes;

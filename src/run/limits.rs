@@ -22,6 +22,12 @@ pub const JSON_DEPTH: usize = 64;
 pub const AGENT_NAME: std::ops::RangeInclusive<usize> = 1..=128;
 /// Tools of an agent.
 pub const TOOLS: usize = 128;
+/// Bytes of a tool's JSON Schema: it is compiled for each call.
+pub const PARAMETERS_BYTES: usize = 64 * 1024;
+/// Bytes of a tool's URL: proxies and servers refuse longer ones.
+pub const TOOL_URL_BYTES: usize = 2048;
+/// Headers of a tool, and the bytes of all their names and values: servers refuse more than 8 KiB.
+pub const TOOL_HEADERS: (usize, usize) = (32, 8 * 1024);
 /// Models of an agent: the first and its fallbacks.
 pub const MODELS: usize = 8;
 /// Characters of a model's name: every attempt's event repeats it.
@@ -36,6 +42,8 @@ pub const LOG_EVENTS: u64 = 100_000;
 pub const LOG_RESERVE: u64 = 1_000;
 /// Tool calls of one turn; a model that asks for more gets its surplus told, not run.
 pub const CALLS_PER_TURN: usize = 128;
+/// Tries at one call of a tool, the first included; a crash may add one more each.
+pub const TOOL_TRIES: u32 = 5;
 /// Tools of one run that are under way at once.
 pub const TOOLS_AT_ONCE: usize = 8;
 /// Characters of an input's or output's preview.

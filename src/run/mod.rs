@@ -19,6 +19,8 @@ pub mod plain;
 pub mod price;
 pub mod request;
 pub mod retry;
+pub mod schema;
+pub mod secret;
 pub mod spec;
 pub mod state;
 pub mod template;

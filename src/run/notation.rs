@@ -26,8 +26,8 @@ use serde_json::{Value, json};
 
 use super::catalog::Provider;
 use super::event::{
-    AgentRef, Body, Draft, Effect, Event, Executor, FORMAT, FinishReason, Outcome, OutputPart,
-    StartReason, Usage,
+    AgentRef, Body, Draft, Effect, Event, Executor, FORMAT, FailedTry, FinishReason, Outcome,
+    OutputPart, StartReason, Usage,
 };
 use super::id::{CallId, RunId};
 use super::price::Price;
@@ -270,12 +270,22 @@ impl Log {
     }
 
     pub(super) fn began(&mut self, tool: &str) {
+        self.tries(tool, None);
+    }
+
+    /// The next try at a call whose last one failed.
+    pub(super) fn began_again(&mut self, tool: &str) {
+        let message = "no connection was made".to_owned();
+        self.tries(tool, Some(FailedTry { http_status: None, message, elapsed_time: 0.1 }));
+    }
+
+    fn tries(&mut self, tool: &str, failed_before: Option<FailedTry>) {
         let call = self.call(tool);
         self.here(Body::ToolStarted {
             item: call.item,
             call_id: call.call_id,
             try_number: call.tries + 1,
-            failed_before: None,
+            failed_before,
             child_run_id: None,
         });
     }

@@ -81,7 +81,7 @@ pub fn request(spec: &Spec, state: &State, catalog: &Catalog, with_tools: bool) 
 }
 
 fn offer(tool: &Tool, catalog: &Catalog) -> ToolOffer {
-    let builtin = catalog.builtin(&tool.name);
+    let builtin = tool.builtin(catalog);
     let description = || builtin.map(|one| one.description.clone());
     let parameters = || builtin.map(|one| one.parameters.clone());
     ToolOffer {

@@ -3,13 +3,14 @@
 //! A spec is parsed at the edge ([`Spec::parse`]) and trusted everywhere else. Its serialised form
 //! is itself a valid body for `POST /runs`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::catalog::Catalog;
+use super::catalog::{Builtin, Catalog};
 use super::event::{Effect, Executor};
 use super::message::{Content, Message};
 use super::{limits, template};
@@ -17,6 +18,7 @@ use super::{limits, template};
 mod check;
 mod form;
 mod read;
+mod tools;
 
 /// One thing that is wrong with a request, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,7 @@ pub enum Code {
     UnknownModel,
     UnknownAgent,
     UnknownPrice,
+    SecretNotAllowed,
 }
 
 impl fmt::Display for Violation {
@@ -158,25 +161,50 @@ pub struct Tool {
     /// What it does to the world; a built-in tool has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effect: Option<Effect>,
-    /// Seconds that one call may take.
+    /// Seconds that one call may take, all its tries together.
     #[serde(default = "default_tool_timeout")]
     pub timeout: f64,
+    /// Where a tool over HTTP is: `http` or `https`. No other tool has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// What is sent along to a tool over HTTP; values may name secrets, as `${secret:NAME}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
 }
 
-/// How a tool runs. `http`, `client`, `mcp` and `agent` are refused by name until they are here.
+/// How a tool runs. `client`, `mcp` and `agent` are refused by name until they are here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ToolKind {
     /// In this process.
     Builtin,
+    /// Somewhere else: it is sent a POST.
+    Http,
 }
 
 impl ToolKind {
     /// Who runs it, as the log says it.
     pub fn executor(self) -> Executor {
         match self {
-            ToolKind::Builtin => Executor::Server,
+            ToolKind::Builtin | ToolKind::Http => Executor::Server,
         }
+    }
+}
+
+impl Tool {
+    /// The built-in tool that it is, if it is one.
+    pub fn builtin<'a>(&self, catalog: &'a Catalog) -> Option<&'a Builtin> {
+        match self.kind {
+            ToolKind::Builtin => catalog.builtin(&self.name),
+            ToolKind::Http => None,
+        }
+    }
+
+    /// What it does to the world; where nobody says, the same key twice is taken to do the same as
+    /// once.
+    pub fn effect(&self, catalog: &Catalog) -> Effect {
+        let own = self.builtin(catalog).map(|builtin| builtin.effect);
+        self.effect.or(own).unwrap_or(Effect::Idempotent)
     }
 }
 

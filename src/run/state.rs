@@ -79,6 +79,8 @@ pub struct State {
     pub variables: Map<String, Value>,
     /// Deaths of nodes since the last finished turn, as the last start said.
     pub crashes: u32,
+    /// The trace that the run belongs to, where whoever created it said so.
+    pub traceparent: Option<String>,
     /// Who asked for the cancel that has been read, if anybody has.
     pub cancelled_by: Option<String>,
     /// The last turn whose calls a limit kept from running.

@@ -229,6 +229,11 @@ impl World {
             match self.roll(16) {
                 15 => return self.take_over(StartReason::Crash),
                 14 if self.roll(4) == 0 => return self.cancel(),
+                13 => {
+                    let place = usize::from(self.roll(8)) % running.len();
+                    self.log.began_again(&running[place]);
+                    continue;
+                }
                 _ => {}
             }
             let place = usize::from(self.roll(8)) % running.len();

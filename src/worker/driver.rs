@@ -375,7 +375,7 @@ impl Driver {
         Ok(())
     }
 
-    fn fold(&mut self, events: &[Event]) {
+    pub(super) fn fold(&mut self, events: &[Event]) {
         for event in events {
             assert_eq!(event.seq, self.state.last_seq.next(), "a log has no gaps");
             if matches!(event.body, Body::TurnStarted { .. }) && event.attempt == 1 {

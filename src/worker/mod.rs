@@ -6,6 +6,7 @@ mod driver;
 mod inbox;
 mod plan;
 mod tools;
+mod trace;
 mod turn;
 mod verbose;
 

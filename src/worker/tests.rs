@@ -52,7 +52,7 @@ impl Node {
         let (journal, loops) = journal(store.clone(), hub.clone(), node, sender, fenced);
         let admission = Admission::new(8);
         let models = Registry::new(Vec::new(), "demo/by_input".to_owned());
-        let toolbox = Toolbox::new();
+        let toolbox = Toolbox::for_tests();
         let catalog = Catalog { builtins: toolbox.builtins(), ..Catalog::default() };
         let tools = Tools {
             store: store.clone(),

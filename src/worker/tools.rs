@@ -1,27 +1,46 @@
 //! The tools of one turn: side by side, each result committed as it comes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::driver::{Driver, Halt, Work};
+use super::trace::traceparent;
+use super::turn::jitter;
 use crate::journal::Effects;
 use crate::run::ending::closing;
-use crate::run::event::{Effect, Outcome};
+use crate::run::event::{Effect, FailedTry, Outcome};
 use crate::run::limits;
 use crate::run::state::Call;
 use crate::run::{Body, CallId, Draft, State};
-use crate::tool::Answer;
+use crate::tool::{Answer, Invocation, Tried};
 
 /// The longest that a model is told of why its call can't run.
 const REFUSAL_BYTES_MAX: usize = 2048;
 
-/// A tool has answered.
-struct Answered {
-    call: CallId,
-    answer: Answer,
-    elapsed: f64,
+/// A try that has ended, by itself or in a panic.
+type Joined = Result<(Id, (CallId, Tried)), JoinError>;
+
+/// The calls of a turn that are under way.
+#[derive(Default)]
+struct Calls {
+    running: JoinSet<(CallId, Tried)>,
+    /// Which call a task tries, for when it panics.
+    ids: BTreeMap<Id, CallId>,
+    /// When this driver first tried each: a tool's time is that of all its tries.
+    since: BTreeMap<CallId, Instant>,
+}
+
+/// What has come of tries, to be committed at once.
+#[derive(Default)]
+struct Came {
+    drafts: Vec<Draft>,
+    /// The starts of the next tries, and of which calls.
+    starts: Vec<Draft>,
+    again: Vec<CallId>,
 }
 
 impl Driver {
@@ -43,11 +62,10 @@ impl Driver {
                 // It may repeat what the model wrote.
                 words.truncate(words.floor_char_boundary(REFUSAL_BYTES_MAX));
                 let answer = Answer::failed(words, Outcome::Error);
-                let answered = Answered { call: call.call_id.clone(), answer, elapsed: 0.0 };
-                drafts.push(draft(answer_of(call, answered, 0)));
+                drafts.push(draft(answer_of(call, answer, 0.0, 0)));
             } else if started.len() < limits::TOOLS_AT_ONCE {
                 started.push(call.call_id.clone());
-                starts.push(draft(start_of(call)));
+                starts.push(draft(start_of(call, None)));
             }
         }
         drafts.extend(starts);
@@ -72,19 +90,16 @@ impl Driver {
     }
 
     /// Runs started calls to their ends; commits each result as it comes, and with the last one what
-    /// follows.
+    /// follows. A call that is tried again is started again, while the others go on.
     pub(super) async fn call_tools(&mut self, started: Vec<CallId>) -> Result<Work, Halt> {
         let deadline = self.deadline();
-        let mut running = JoinSet::new();
-        let mut ids = BTreeMap::new();
+        let mut calls = Calls::default();
         #[cfg(test)]
         super::tests::break_where_told(&self.state, &started);
         for call in &started {
-            if let Some(task) = self.spawn(&mut running, call) {
-                ids.insert(task, call.clone());
-            }
+            self.spawn(&mut calls, call);
         }
-        while !running.is_empty() {
+        while !calls.running.is_empty() {
             // What stops the tools first; dropping the set ends those under way.
             let first = tokio::select! {
                 biased;
@@ -97,22 +112,23 @@ impl Driver {
                     continue;
                 }
                 () = tokio::time::sleep_until(deadline) => return Ok(Work::Again),
-                Some(first) = running.join_next_with_id() => first,
+                Some(first) = calls.running.join_next_with_id() => first,
             };
-            let mut drafts = Vec::new();
-            let others = std::iter::from_fn(|| running.try_join_next_with_id());
-            for ended in std::iter::once(first).chain(others) {
-                let answered = self.answered(ended, &ids);
-                let call = answered.as_ref().and_then(|one| self.call(&one.call));
-                if let (Some(answered), Some(call)) = (answered, call) {
-                    drafts.push(self.draft(answer_of(call, answered, call.tries)));
-                }
-            }
-            if running.is_empty() {
+            let Came { drafts, starts, again } = self.take(first, &mut calls);
+            if calls.running.is_empty() && again.is_empty() {
                 return self.advance(drafts, None, false).await;
             }
-            let drafts = self.with_lines(drafts);
-            self.append(drafts, Effects::default()).await?;
+            let mut drafts = self.with_lines(drafts);
+            // Starts are the last of an append: where a cancel refuses them, the rest commits.
+            drafts.extend(starts);
+            let committed = self.pen.append(drafts, Effects::default()).await?;
+            self.fold(&committed.events);
+            if committed.starts_refused {
+                return Ok(Work::Again);
+            }
+            for call in &again {
+                self.spawn(&mut calls, call);
+            }
         }
         Ok(Work::Again)
     }
@@ -121,49 +137,114 @@ impl Driver {
         self.state.calls().find(|call| call.call_id == *id)
     }
 
-    /// A tool's end; one that panicked has failed, in words that say nothing of the inside.
-    fn answered(
-        &self,
-        ended: Result<(Id, Answered), JoinError>,
-        ids: &BTreeMap<Id, CallId>,
-    ) -> Option<Answered> {
-        match ended {
-            Ok((_task, answered)) => Some(answered),
+    /// Everything that has come by now.
+    fn take(&self, first: Joined, calls: &mut Calls) -> Came {
+        let mut came = Came::default();
+        let mut variables = None;
+        let mut next = Some(first);
+        while let Some(joined) = next {
+            let tried = self.tried(joined, calls);
+            let found = tried.and_then(|(id, tried)| Some((self.call(&id)?, tried)));
+            match found {
+                None => {}
+                Some((call, Tried::Failed { failed, .. })) => {
+                    came.starts.push(self.draft(start_of(call, Some(failed))));
+                    came.again.push(call.call_id.clone());
+                }
+                Some((call, Tried::Answered(answer))) => {
+                    let since = calls.since.get(&call.call_id).copied();
+                    let elapsed = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
+                    let answer = self.within_bounds(answer, &mut variables);
+                    if let Some(values) = answer.variables.clone() {
+                        came.drafts.push(self.draft(Body::VariablesSet { values }));
+                    }
+                    came.drafts.push(self.draft(answer_of(call, answer, elapsed, call.tries)));
+                }
+            }
+            next = calls.running.try_join_next_with_id();
+        }
+        came
+    }
+
+    /// Refuses variables with which the run would have more than it may. `after`: the variables as
+    /// they will be after what has come before, once they were looked at.
+    fn within_bounds(&self, answer: Answer, after: &mut Option<Map<String, Value>>) -> Answer {
+        let Some(values) = answer.variables.as_ref().filter(|values| !values.is_empty()) else {
+            return Answer { variables: None, ..answer };
+        };
+        let before = after.get_or_insert_with(|| self.state.variables(&self.spec));
+        let mut all = before.clone();
+        all.extend(values.clone());
+        let bytes = serde_json::to_string(&all).map_or(usize::MAX, |text| text.len());
+        if bytes > limits::VARIABLES_BYTES {
+            let words = format!(
+                "the tool set variables: with them the run would have {bytes} bytes of variables, \
+                 and may have {}",
+                limits::VARIABLES_BYTES
+            );
+            let http_status = answer.http_status;
+            return Answer { http_status, ..Answer::failed(words, Outcome::Error) };
+        }
+        *before = all;
+        answer
+    }
+
+    /// A try's end; a tool that panicked has failed, in words that say nothing of the inside.
+    fn tried(&self, joined: Joined, calls: &Calls) -> Option<(CallId, Tried)> {
+        match joined {
+            Ok((_task, tried)) => Some(tried),
             Err(error) => {
                 tracing::error!(run.id = %self.run, error = %error, "a tool panicked");
                 let answer = Answer::failed("the tool broke".to_owned(), Outcome::Error);
-                let call = ids.get(&error.id())?.clone();
-                Some(Answered { call, answer, elapsed: 0.0 })
+                Some((calls.ids.get(&error.id())?.clone(), Tried::Answered(answer)))
             }
         }
     }
 
-    fn spawn(&self, running: &mut JoinSet<Answered>, id: &CallId) -> Option<Id> {
-        let call = self.call(id)?;
-        let (call_id, arguments) = (call.call_id.clone(), call.arguments.clone());
-        let tool = self.spec.tool(&call.tool_name)?.clone();
+    /// Begins a try whose start is committed. The wait before the next one, if it fails, is a part of
+    /// it: what ends the tools ends that too.
+    fn spawn(&self, calls: &mut Calls, id: &CallId) {
+        let found = self.call(id).and_then(|call| Some((call, self.spec.tool(&call.tool_name)?)));
+        let Some((call, tool)) = found else { return };
+        let since = *calls.since.entry(id.clone()).or_insert_with(Instant::now);
+        let State { traceparent: given, .. } = &self.state;
+        let is_recorded = self.spec.config.trace_enabled;
+        let invocation = Invocation {
+            tool: tool.clone(),
+            effect: call.effect,
+            run_id: self.public_id.clone(),
+            call_id: id.clone(),
+            arguments: call.arguments.clone(),
+            variables: self.state.variables(&self.spec),
+            traceparent: traceparent(given.as_deref(), self.run, is_recorded, id, call.tries),
+            try_number: call.tries,
+            until: since + Duration::from_secs_f64(tool.timeout),
+            jitter: jitter(),
+        };
         let toolbox = self.tools.toolbox.clone();
-        let task = running.spawn(async move {
-            let since = Instant::now();
-            let answer = toolbox.call(&tool, &arguments).await;
-            Answered { call: call_id, answer, elapsed: since.elapsed().as_secs_f64() }
+        let task = calls.running.spawn(async move {
+            let tried = toolbox.call(&invocation).await;
+            if let Tried::Failed { wait, .. } = &tried {
+                tokio::time::sleep(*wait).await;
+            }
+            (invocation.call_id, tried)
         });
-        Some(task.id())
+        calls.ids.insert(task.id(), id.clone());
     }
 }
 
-fn start_of(call: &Call) -> Body {
+fn start_of(call: &Call, failed_before: Option<FailedTry>) -> Body {
     Body::ToolStarted {
         item: call.item,
         call_id: call.call_id.clone(),
         try_number: call.tries + 1,
-        failed_before: None,
+        failed_before,
         child_run_id: None,
     }
 }
 
-fn answer_of(call: &Call, answered: Answered, try_number: u32) -> Body {
-    let Answer { result, is_error, outcome, http_status, truncated } = answered.answer;
+fn answer_of(call: &Call, answer: Answer, elapsed_time: f64, try_number: u32) -> Body {
+    let Answer { result, is_error, outcome, http_status, truncated, variables: _ } = answer;
     Body::ToolResult {
         item: call.item,
         call_id: call.call_id.clone(),
@@ -174,6 +255,6 @@ fn answer_of(call: &Call, answered: Answered, try_number: u32) -> Body {
         try_number,
         http_status,
         truncated,
-        elapsed_time: answered.elapsed,
+        elapsed_time,
     }
 }

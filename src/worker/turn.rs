@@ -243,9 +243,7 @@ impl Driver {
     fn tool_call(&self, call: ProposedCall, item: u32) -> Body {
         let arguments = plain::arguments(&call.arguments_raw);
         let tool = self.spec.tool(&call.tool_name);
-        let effect = tool.and_then(|tool| {
-            tool.effect.or_else(|| self.tools.catalog.builtin(&tool.name).map(|one| one.effect))
-        });
+        let effect = tool.map(|tool| tool.effect(&self.tools.catalog));
         Body::ToolCall {
             item,
             call_id: CallId::new(self.run, item),
@@ -322,6 +320,6 @@ fn unknown_model(name: &str) -> Failure {
 }
 
 /// A number in 0..1; the low bits of the clock are random enough to spread retries.
-fn jitter() -> f64 {
+pub(super) fn jitter() -> f64 {
     f64::from(jiff::Timestamp::now().subsec_nanosecond() % 1_000_003) / 1_000_003.0
 }

@@ -71,10 +71,13 @@ const OUTSIDE: &[(&str, Who)] = &[
     ("tower_http", Only(&["api"])),
     // docs/adr/0006: `config` checks URLs and headers with the types that will be sent.
     ("reqwest", Only(&["model", "tool", "outbox", "client", "config", "app"])),
-    ("rustls", Only(&["model"])),
+    ("rustls", Only(&["model", "tool"])),
     ("rustix", Only(&["main"])),
-    ("webpki_root_certs", Only(&["model"])),
-    ("jsonschema", Only(&["tool"])),
+    ("webpki_root_certs", Only(&["model", "tool"])),
+    // docs/adr/0008: the core checks a tool's URL and schema with the code that will read them.
+    ("jsonschema", Only(&["run"])),
+    ("url", Only(&["run", "tool"])),
+    ("ipnet", Only(&["config", "tool", "app"])),
     ("clap", Only(&["config", "main"])),
     ("toml", Only(&["config"])),
     ("tracing_subscriber", Only(&["config", "telemetry"])),

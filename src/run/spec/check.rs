@@ -6,12 +6,12 @@ use std::ops::RangeInclusive;
 use serde_json::Value;
 
 use super::read::{Parts, VIOLATIONS_MAX, short, step};
-use super::{Agent, Code, Config, Models, Tool, Violation};
+use super::{Agent, Code, Config, Models, Violation, tools};
 use crate::run::catalog::Catalog;
 use crate::run::message::{Content, Message, Part};
 use crate::run::{id, limits, template};
 
-fn wrong(pointer: impl Into<String>, detail: impl Into<String>) -> Violation {
+pub(super) fn wrong(pointer: impl Into<String>, detail: impl Into<String>) -> Violation {
     Violation { pointer: pointer.into(), detail: detail.into(), code: Code::InvalidRequest }
 }
 
@@ -80,7 +80,7 @@ fn agent(agent: &Agent, catalog: &Catalog, found: &mut Vec<Violation>) {
     if agent.output_schema.is_some() {
         found.push(wrong("/agent/output_schema", "is not available yet"));
     }
-    tools(agent, catalog, found);
+    tools::tools(agent, catalog, found);
 }
 
 fn models(models: &Models, catalog: &Catalog, found: &mut Vec<Violation>) {
@@ -111,82 +111,6 @@ fn models(models: &Models, catalog: &Catalog, found: &mut Vec<Violation>) {
                 ),
                 code: Code::UnknownModel,
             });
-        }
-    }
-}
-
-fn tools(agent: &Agent, catalog: &Catalog, found: &mut Vec<Violation>) {
-    let tools = &agent.tools;
-    if tools.len() > limits::TOOLS {
-        found.push(wrong(
-            "/agent/tools",
-            format!("must have at most {} tools, got {}", limits::TOOLS, tools.len()),
-        ));
-        return;
-    }
-    let mut names = BTreeSet::new();
-    for (place, one) in tools.iter().enumerate() {
-        let pointer = format!("/agent/tools/{place}");
-        tool(one, &pointer, catalog, found);
-        if !names.insert(&one.name) {
-            found.push(wrong(
-                format!("{pointer}/name"),
-                format!("another tool is called {} already", quoted(&one.name)),
-            ));
-        }
-    }
-    tool_choice(agent, found);
-}
-
-fn tool(tool: &Tool, pointer: &str, catalog: &Catalog, found: &mut Vec<Violation>) {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if !(1..=64).contains(&tool.name.len()) || !tool.name.bytes().all(plain) {
-        found.push(wrong(
-            format!("{pointer}/name"),
-            format!("must be 1 to 64 of [A-Za-z0-9_-], got {}", quoted(&tool.name)),
-        ));
-    } else if catalog.builtin(&tool.name).is_none() {
-        let known: Vec<&str> = catalog.builtins.iter().map(|one| one.name.as_str()).collect();
-        found.push(wrong(
-            format!("{pointer}/name"),
-            format!("there is no built-in tool `{}`; there are {}", tool.name, known.join(", ")),
-        ));
-    }
-    for (name, is_given) in [
-        ("description", tool.description.is_some()),
-        ("parameters", tool.parameters.is_some()),
-        ("effect", tool.effect.is_some()),
-    ] {
-        if is_given {
-            found.push(wrong(
-                format!("{pointer}/{name}"),
-                format!("a built-in tool has its own {name}; leave it out"),
-            ));
-        }
-    }
-    if !limits::TOOL_TIMEOUT.contains(&tool.timeout) {
-        found.push(out_of(format!("{pointer}/timeout"), &limits::TOOL_TIMEOUT, tool.timeout));
-    }
-}
-
-fn tool_choice(agent: &Agent, found: &mut Vec<Violation>) {
-    if let Some(choice) = &agent.model_settings.tool_choice {
-        let pointer = "/agent/model_settings/tool_choice";
-        let named = choice.get("name").and_then(Value::as_str);
-        match (choice.as_str(), named) {
-            (Some("auto" | "none" | "required"), _) => {}
-            (_, Some(name)) if agent.tools.iter().any(|tool| tool.name == name) => {}
-            (_, Some(name)) => {
-                let name = quoted(name);
-                found.push(wrong(pointer, format!("names {name}, which is no tool of the agent")));
-            }
-            (_, None) => found.push(wrong(
-                pointer,
-                format!(
-                    r#"must be "auto", "none", "required" or {{"name": TOOL}}, got {}"#,
-                    short(choice)
-                ),
-            )),
         }
     }
 }
@@ -292,7 +216,7 @@ fn content(content: &Content, pointer: &str, speaker: Speaker, found: &mut Vec<V
     }
 }
 
-fn out_of<T: std::fmt::Display>(
+pub(super) fn out_of<T: std::fmt::Display>(
     pointer: impl Into<String>,
     bounds: &RangeInclusive<T>,
     got: T,
@@ -301,7 +225,7 @@ fn out_of<T: std::fmt::Display>(
     wrong(pointer, format!("must be between {low} and {high}, got {got}"))
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     short(&Value::from(text))
 }
 

@@ -58,20 +58,20 @@ pub(super) const MODEL_SETTINGS: Form = Form {
 
 pub(super) const TOOL: Form = Form {
     fields: &[
-        ("type", r#""builtin" (http, client, mcp and agent are not available yet)"#),
+        ("type", r#""builtin" or "http" (client, mcp and agent are not available yet)"#),
         ("name", "1 to 64 of [A-Za-z0-9_-]"),
         ("description", "a string"),
         ("parameters", "a JSON Schema"),
         ("effect", "read, idempotent or once"),
         ("timeout", "a number of seconds between 0.001 and 3600"),
+        ("url", "an http or https URL"),
+        ("headers", "an object of strings"),
     ],
     required: &["type", "name"],
     later: &[
         "approval",
         "approval_timeout",
         "on_expire",
-        "url",
-        "headers",
         "server",
         "allowed_tools",
         "agent",
