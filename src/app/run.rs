@@ -41,9 +41,9 @@ pub async fn run(flags: RunFlags, cancel: CancellationToken) -> anyhow::Result<O
     let url = flags.url.as_deref().filter(|url| !url.is_empty());
     let ask = Ask { body, key: uuid::Uuid::now_v7().to_string(), is_shared: url.is_some() };
     let look = look(flags.json);
-    let Some(url) = url else { return private(&ask, look, &cancel).await };
-    let key = flags.api_key.as_deref().filter(|key| !key.is_empty());
     let patience = Duration::from_secs_f64(flags.patience);
+    let Some(url) = url else { return private(&ask, look, patience, &cancel).await };
+    let key = flags.api_key.as_deref().filter(|key| !key.is_empty());
     match Client::new(http(url)?, url, key, patience) {
         Ok(client) => Ok(session(&client, &ask, look, &cancel).await),
         Err(wrong) => Ok(refused(&wrong)),
@@ -83,7 +83,12 @@ fn http(url: &str) -> anyhow::Result<reqwest::Client> {
 
 /// The run on a service of its own, which nobody else can use: on a free port of loopback, with a
 /// key that is told to nobody, and its data in a folder that goes with it.
-async fn private(ask: &Ask, look: Look, cancel: &CancellationToken) -> anyhow::Result<Outcome> {
+async fn private(
+    ask: &Ask,
+    look: Look,
+    patience: Duration,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Outcome> {
     let folder = Folder::make()?;
     let flags = Flags {
         listen: Some("127.0.0.1:0".to_owned()),
@@ -101,8 +106,7 @@ async fn private(ask: &Ask, look: Look, cancel: &CancellationToken) -> anyhow::R
     let stop = CancellationToken::new();
     let service = Service::open(&config, metrics, stop.clone()).await?;
     let url = format!("http://{}", service.address);
-    // It can't be away; and if it is, it is for good.
-    let client = Client::new(http(&url)?, &url, Some(&key), Duration::ZERO)?;
+    let client = Client::new(http(&url)?, &url, Some(&key), patience)?;
     let outcome = {
         let mut serving = std::pin::pin!(service.run(config.drain));
         let outcome = tokio::select! {

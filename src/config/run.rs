@@ -19,7 +19,7 @@ Ctrl-C cancels the run and waits for its end; a second one leaves at once.
 
 Exit codes:
   0    COMPLETED
-  1    FAILED: the code and the message stand on standard error
+  1    FAILED: the code and the message stand on standard error; or no private service could start
   2    wrong usage, or a request that the server refuses: each mistake is listed
   3    the server can't be reached, or stayed away longer than --patience
   130  CANCELLED, by Ctrl-C or by somebody else

@@ -105,7 +105,7 @@ async fn the_curl_lines_work() {
 const LOOK: &str = r##"<script>
   const shown = (id) => document.getElementById(id).textContent;
   new MutationObserver(() => {
-    if (!/^[A-Z]+, /.test(shown("status")) && !/^\S+: /.test(shown("status"))) return;
+    if (["", "RUNNING", "connecting again"].includes(shown("status"))) return;
     const verdict = { answer: shown("answer"), tools: shown("tools"), status: shown("status") };
     navigator.sendBeacon("/verdict", JSON.stringify(verdict));
   }).observe(document.getElementById("status"), { childList: true });
@@ -179,4 +179,14 @@ async fn the_page_shows_a_run_in_a_browser_also_where_its_stream_breaks_off() {
         "tools": "calculator {\"expression\":\"1+1\"}\n= 2\n"});
     assert_eq!(shown, expected);
     assert!(door.cuts() > 0, "the stream was cut");
+}
+
+#[tokio::test]
+async fn the_page_says_so_where_the_service_does_not_know_its_origin() {
+    let mut site = Site::open().await;
+    let service = Service::demo().await;
+    let url = &service.client.url;
+    let shown = site.shows(url).await;
+    let expected = json!({"answer": "", "tools": "", "status": format!("Failed to fetch: {url}")});
+    assert_eq!(shown, expected);
 }

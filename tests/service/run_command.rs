@@ -298,6 +298,16 @@ async fn wrong_usage_is_code_2_and_says_what_would_be_right() {
     assert!(wrong.err.contains("RUNLEDGER_SLOTS"), "{}", wrong.err);
 }
 
+#[tokio::test]
+async fn a_private_service_that_can_not_start_is_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path(), &["x"]);
+    let said = said(command.env("TMPDIR", folder.path().join("absent"))).await;
+    assert_eq!((said.code, said.out.as_str()), (1, ""));
+    assert!(said.err.starts_with("runledger: can't make the folder "), "{said:?}");
+    assert_eq!(said.err.lines().count(), 1);
+}
+
 async fn fed(mut command: Command, text: &[u8]) -> Said {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let mut to = child.stdin.take().unwrap();
