@@ -126,6 +126,18 @@ pub(super) fn is_said(error: &Value) -> bool {
     !error.is_null() && *error != Value::Bool(false)
 }
 
+/// The longest id, model's name or reason that is kept, characters: the log repeats them.
+const NAME_CHARS_MAX: usize = 256;
+
+/// An id, a model's name or a reason: a [`text`] of bounded length.
+pub(super) fn name(value: Option<&Value>) -> Option<String> {
+    let name = text(value)?;
+    Some(match name.char_indices().nth(NAME_CHARS_MAX) {
+        Some((end, _)) => name[..end].to_owned(),
+        None => name,
+    })
+}
+
 /// A non-empty text; a number where a text was expected.
 pub(super) fn text(value: Option<&Value>) -> Option<String> {
     match value? {

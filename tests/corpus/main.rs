@@ -277,6 +277,22 @@ fn an_endless_answer_is_refused_within_its_bound() {
         {"name": "f", "arguments": "{}"}}]}}]});
     let blocks = json!({"type": "content_block_start", "index": 0,
         "content_block": {"type": "tool_use", "name": "f", "input": {"a": 1}}});
+    let id = "x".repeat(100_000);
+    for (spoken, body) in [
+        (
+            Spoken::ChatCompletions,
+            json!({"id": id, "model": id, "choices": [{"finish_reason": "stop",
+            "delta": {"tool_calls": [{"id": id, "function": {"name": "f"}}]}}]}),
+        ),
+        (
+            Spoken::Messages,
+            json!({"type": "message", "id": id, "model": id,
+            "content": [{"type": "tool_use", "id": id, "name": "f"}], "stop_reason": "tool_use"}),
+        ),
+    ] {
+        let body = format!("data: {body}\n\n");
+        assert!(properties::answer(spoken, body.as_bytes()).ended.is_ok(), "long ids are cut");
+    }
     for (spoken, event) in [
         (Spoken::ChatCompletions, chat),
         (Spoken::Messages, messages),

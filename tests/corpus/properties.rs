@@ -22,6 +22,11 @@ pub fn answer(spoken: Spoken, body: &[u8]) -> Replayed {
             let may_run = reply.finish_reason == FinishReason::ToolCalls;
             assert_eq!(may_run, !reply.calls.is_empty(), "calls are there to be run");
             assert!(reply.calls.len() <= 1024, "{} calls", reply.calls.len());
+            let ids = reply.calls.iter().filter_map(|call| call.provider_call_id.as_ref());
+            let names = [&reply.model, &reply.finish_reason_raw];
+            for name in ids.chain(names).chain(&reply.provider_request_id) {
+                assert!(name.chars().count() <= 256, "an id of {} bytes", name.len());
+            }
         }
         Err(failure) => {
             assert!(failure.message.chars().count() <= 512, "{}", failure.message);

@@ -122,6 +122,28 @@ async fn what_is_cancelled_or_cut_by_a_limit_counts_too() {
 }
 
 #[tokio::test]
+async fn what_a_crash_cut_counts_by_what_was_committed() {
+    let stub = Stub::start().await;
+    stub.on("slow", |call| match call.attempt {
+        1 => vec![Do::Say("x".repeat(80)), Do::Hang],
+        _ => say("Whole."),
+    });
+    let (service, _folder) = start(&stub).await;
+    let id = service.client.run("mine/slow", "go").await;
+    service.client.event(&id, "text").await;
+    let service = service.kill().await.start().await;
+    let done = service.client.ended(&id).await;
+    assert_eq!((&done["status"], &done["final_output"]), (&json!("COMPLETED"), &json!("Whole.")));
+    let log = service.client.log(&id).await;
+    let aborted = of(&log, "turn.aborted")[0];
+    assert_eq!(aborted["reason"], "crash");
+    let usage = &aborted["usage"];
+    assert_eq!((&usage["estimated"], &usage["output_tokens"]), (&json!(true), &json!(20)));
+    let total = done["usage"]["cost_usd"].as_f64().unwrap();
+    assert!((total - usage["cost_usd"].as_f64().unwrap() - 0.02).abs() < 1e-9, "{total}");
+}
+
+#[tokio::test]
 async fn the_configured_providers_are_told_without_their_secrets() {
     let stub = Stub::start().await;
     let (service, _folder) = start(&stub).await;

@@ -46,7 +46,8 @@ pub fn events(step: &Do, index: usize) -> Option<String> {
                 "usage": {"output_tokens": 5}});
             Some(event(&end) + &event(&json!({"type": "message_stop"})))
         }
-        Do::Words(..) | Do::Raw(_) | Do::Wait(_) | Do::Hang | Do::Cut | Do::Refuse(..) => None,
+        Do::Words(..) => panic!("not said in this dialect"),
+        Do::Raw(_) | Do::Wait(_) | Do::Hang | Do::Cut | Do::Refuse(..) => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::model::reading::{Assemble, is_said, text};
+use crate::model::reading::{Assemble, is_said, name, text};
 use crate::model::{Delta, Failure, ProposedCall, REPLY_BYTES_MAX, Reply, failure};
 use crate::run::event::{AbortReason, FinishReason, Usage};
 
@@ -67,16 +67,16 @@ impl Assemble for Assembly {
         self.is_stopped
     }
 
-    fn take(&mut self, name: Option<&str>, data: &Value) -> Result<Vec<Delta>, Failure> {
+    fn take(&mut self, event: Option<&str>, data: &Value) -> Result<Vec<Delta>, Failure> {
         let mut deltas = Vec::new();
         if self.is_stopped {
             return Ok(deltas);
         }
-        let kind = data.get("type").and_then(Value::as_str).or(name).unwrap_or_default();
+        let kind = data.get("type").and_then(Value::as_str).or(event).unwrap_or_default();
         if let Some(error) = data.get("error").filter(|error| is_said(error)) {
             return Err(failure::in_stream(error));
         }
-        if kind == "error" || name == Some("error") {
+        if kind == "error" || event == Some("error") {
             return Err(failure::in_stream(data));
         }
         let index = data.get("index").and_then(Value::as_u64).unwrap_or_default();
@@ -149,15 +149,15 @@ impl Assembly {
 
     fn take_head(&mut self, message: &Value) {
         if self.model.is_empty() {
-            self.model = text(message.get("model")).unwrap_or_default();
+            self.model = name(message.get("model")).unwrap_or_default();
         }
-        self.message_id = self.message_id.take().or_else(|| text(message.get("id")));
+        self.message_id = self.message_id.take().or_else(|| name(message.get("id")));
         self.take_usage(message);
     }
 
     /// The first reason counts.
     fn take_stop_reason(&mut self, holder: &Value) {
-        self.stop_reason = self.stop_reason.take().or_else(|| text(holder.get("stop_reason")));
+        self.stop_reason = self.stop_reason.take().or_else(|| name(holder.get("stop_reason")));
     }
 
     /// A block begins, with as much of its content as stands in its start.
@@ -293,7 +293,7 @@ impl Building {
         let fields = block.as_object().into_iter().flatten();
         let others = fields.filter(|(field, _)| !known.contains(&field.as_str()));
         Building {
-            id: text(block.get("id")),
+            id: name(block.get("id")),
             name: text(block.get("name")).unwrap_or_default(),
             input: block.get("input").filter(|input| !input.is_null()).cloned(),
             pieces: String::new(),

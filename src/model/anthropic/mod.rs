@@ -6,6 +6,7 @@ mod body;
 use std::sync::Arc;
 
 use reqwest::Url;
+use reqwest::header::HeaderValue;
 use tokio::sync::mpsc;
 
 use super::endpoint::Endpoint;
@@ -47,7 +48,10 @@ impl Anthropic {
             post = post.header("anthropic-version", VERSION);
         }
         if let Some(key) = &self.endpoint.api_key {
-            post = post.header("x-api-key", key);
+            if let Ok(mut value) = HeaderValue::from_str(key) {
+                value.set_sensitive(true);
+                post = post.header("x-api-key", value);
+            }
             if !is_own_host(&self.endpoint.base_url) {
                 post = post.bearer_auth(key);
             }

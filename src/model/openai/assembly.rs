@@ -4,7 +4,7 @@ use std::mem;
 
 use serde_json::{Map, Value, json};
 
-use crate::model::reading::{Assemble, is_said, text};
+use crate::model::reading::{Assemble, is_said, name, text};
 use crate::model::{Delta, Failure, ProposedCall, REPLY_BYTES_MAX, Reply, failure};
 use crate::run::event::{AbortReason, FinishReason, Usage};
 
@@ -61,9 +61,9 @@ impl Assemble for Assembly {
         }
         self.take_usage(chunk);
         if self.model.is_empty() {
-            self.model = text(chunk.get("model")).unwrap_or_default();
+            self.model = name(chunk.get("model")).unwrap_or_default();
         }
-        self.chunk_id = self.chunk_id.take().or_else(|| text(chunk.get("id")));
+        self.chunk_id = self.chunk_id.take().or_else(|| name(chunk.get("id")));
         let choices = chunk.get("choices").and_then(Value::as_array).into_iter().flatten();
         for choice in
             choices.filter(|one| one.get("index").and_then(Value::as_u64).unwrap_or(0) == 0)
@@ -80,7 +80,7 @@ impl Assemble for Assembly {
             if self.size > REPLY_BYTES_MAX || self.calls.len() > CALLS_MAX {
                 return Err(failure::too_large());
             }
-            if let Some(raw) = text(choice.get("finish_reason")) {
+            if let Some(raw) = name(choice.get("finish_reason")) {
                 self.finish(raw, &mut deltas)?;
             }
         }
@@ -191,7 +191,7 @@ impl Assembly {
         let pieces = message.get("tool_calls").and_then(Value::as_array);
         for piece in pieces.into_iter().flatten().filter_map(Value::as_object) {
             let index = piece.get("index").and_then(Value::as_u64);
-            let id = text(piece.get("id"));
+            let id = name(piece.get("id"));
             let function = piece.get("function");
             let name = text(function.and_then(|one| one.get("name")));
             let arguments = match function.and_then(|function| function.get("arguments")) {
@@ -230,10 +230,14 @@ impl Assembly {
         if let Some(place) = found {
             let call = &self.calls[place];
             let other_id = matches!((&call.id, id), (Some(known), Some(new)) if known != new);
-            let is_whole = serde_json::from_str::<Map<String, Value>>(&call.arguments).is_ok();
+            // Looked at last, and only where they end like an object: there are many pieces.
+            let is_whole = || {
+                call.arguments.trim_end().ends_with('}')
+                    && serde_json::from_str::<Map<String, Value>>(&call.arguments).is_ok()
+            };
             let other_name = matches!((&call.name, name), (Some(known), Some(new)) if known != new);
             let begins_anew =
-                is_whole && name.is_some() && (other_name || !arguments.trim().is_empty());
+                name.is_some() && (other_name || !arguments.trim().is_empty()) && is_whole();
             if !other_id && !begins_anew {
                 return place;
             }
