@@ -257,9 +257,13 @@ async fn rule_15_silence_and_comments_alone_end_a_call() {
         let (mut socket, _) = server.accept().await;
         socket.write_all(STREAM.as_bytes()).await.expect("it listens");
         let mut pause = tokio::time::interval(Duration::from_millis(10));
-        while socket.write_all(b": ping\n\n").await.is_ok() {
+        pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pings = 0;
+        while pings < 500 && socket.write_all(b": ping\n\n").await.is_ok() {
             pause.tick().await;
+            pings += 1;
         }
+        assert!(pings < 500, "comments alone held the call for 5 s");
         let failure = failed(call.await.expect("no panic"));
         assert!(failure.message.contains("no data"), "{failure:?}");
     }
