@@ -325,7 +325,11 @@ fn greet(config: &Config, service: &Service) {
     let offers = models.offers().join(", ");
     let (auth, header) = if config.is_auth_on() {
         let keys = config.api_keys.len();
-        let header = " -H \"Authorization: Bearer ${RUNLEDGER_API_KEYS%%,*}\"";
+        // A key of the settings file is not shown, and the shell doesn't know it.
+        let header = match std::env::var_os("RUNLEDGER_API_KEYS") {
+            Some(_) => " -H \"Authorization: Bearer ${RUNLEDGER_API_KEYS%%,*}\"",
+            None => " -H 'Authorization: Bearer ONE-OF-YOUR-KEYS'",
+        };
         (format!("on, {keys} key(s)"), header)
     } else if config.is_loopback() {
         ("off; only this machine can connect".to_owned(), "")

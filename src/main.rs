@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -46,14 +47,14 @@ fn main() -> ExitCode {
     let config = match Config::load(&flags) {
         Ok(config) => config,
         Err(mistakes) => {
-            eprintln!("runledger: {mistakes}");
+            say(&mistakes);
             return ExitCode::from(WRONG_SETTINGS);
         }
     };
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("runledger: {error:#}");
+            say(&format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -101,10 +102,16 @@ fn run(flags: RunFlags) -> ExitCode {
     match done.map_err(anyhow::Error::from).flatten() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("runledger: {error:#}");
+            say(&format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says why the process ends.
+fn say(words: &dyn std::fmt::Display) {
+    // Nobody reads it: the exit code says enough.
+    let _ = writeln!(std::io::stderr(), "runledger: {words}");
 }
 
 /// As many open files as this process may have: every stream and every model call is a connection,

@@ -42,7 +42,9 @@ pub(super) async fn page(
     let wait = parameters.wait(&headers)?;
     let (row, mut watch) = find(&api, &name).await?;
     let page = if let Some(before) = before {
-        if after.is_some() || wait.is_some() {
+        // A preference that can't be met is none.
+        let must_wait = wait.is_some_and(|(_, by_header)| !by_header);
+        if after.is_some() || must_wait {
             return Err(invalid("before", "can't be combined with `after` or `wait`"));
         }
         let before = before.min(row.last_seq.0 + 1);

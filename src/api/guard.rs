@@ -1,6 +1,7 @@
 //! What every request passes and every answer gets: who may call from where, the request's id, the
 //! headers of every answer, and the shape of every error.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -166,7 +167,9 @@ fn is_local_name(host: &str) -> bool {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    ["localhost", "127.0.0.1", "[::1]"].contains(&name)
+    // A literal of this machine can't be rebound: no name was asked for it.
+    let is_literal = name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback());
+    is_literal || ["localhost", "[::1]"].contains(&name)
 }
 
 fn host_of_origin(origin: &HeaderValue) -> Option<&str> {
@@ -248,7 +251,9 @@ mod tests {
 
     #[test]
     fn a_name_that_was_rebound_to_loopback_is_refused() {
-        for host in ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "LOCALHOST"] {
+        for host in
+            ["localhost", "localhost:8080", "127.0.0.1:1", "127.0.0.2:1", "[::1]:8080", "LOCALHOST"]
+        {
             assert_eq!(refused(&open(), "GET", &[("host", host)]), None, "{host}");
         }
         for host in ["evil.example", "127.0.0.1.evil.example", "localhost:x", "[::2]", "10.0.0.1"] {

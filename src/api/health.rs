@@ -41,7 +41,7 @@ pub(super) async fn ready(State(api): State<ApiState>) -> Result<Json<Value>, Pr
     let late =
         |_elapsed| Problem::new(ErrorCode::StoreUnavailable, "the store did not answer within 2 s");
     asked.map_err(late)??;
-    Ok(Json(json!({"status": "ready", "store": api.store.describe()})))
+    Ok(Json(json!({"status": "ready", "store": api.store.kind()})))
 }
 
 /// `GET /metrics`

@@ -182,6 +182,11 @@ pub(super) fn wanted(headers: &HeaderMap) -> Result<Wanted, Problem> {
 
 /// The body has to be JSON and say so.
 pub(super) fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
+        let detail = "send the body as it is, without the header `Content-Encoding`";
+        return Err(Problem::new(ErrorCode::UnsupportedMediaType, detail));
+    }
     let media_type = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())

@@ -1,7 +1,7 @@
 //! `runledger run`: one run, on a server or on a private service in this process.
 
 use std::fs::DirBuilder;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -51,7 +51,8 @@ pub async fn run(flags: RunFlags, cancel: CancellationToken) -> anyhow::Result<O
 }
 
 fn refused(wrong: &dyn std::fmt::Display) -> Outcome {
-    eprintln!("runledger: {wrong}");
+    // Nobody reads it: the exit code says enough.
+    let _ = writeln!(std::io::stderr(), "runledger: {wrong}");
     Outcome::Refused
 }
 

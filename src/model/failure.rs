@@ -47,7 +47,10 @@ pub(super) fn of_status(status: u16, message: &str, retry_after: Option<Duration
         reason,
         remedy,
         status: Some(status),
-        message: short(message),
+        message: match short(message) {
+            words if words.is_empty() => format!("the provider answered {status}, without a word"),
+            words => words,
+        },
         retry_after,
         usage: None,
         has_begun: false,

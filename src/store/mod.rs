@@ -51,7 +51,14 @@ impl Store {
         Ok(Store::Sqlite(Sqlite::open(folder).await?))
     }
 
-    /// What it is, for people: the start line and `/readyz` say it.
+    /// What kind it is, for anybody: `/readyz` says it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Store::Sqlite(_) => "SQLite (one node)",
+        }
+    }
+
+    /// What it is and where, for the operator: the start line says it.
     pub fn describe(&self) -> String {
         match self {
             Store::Sqlite(store) => store.describe(),

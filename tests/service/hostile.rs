@@ -209,19 +209,25 @@ async fn every_mistake_of_a_body_is_told_at_once() {
     assert!(detail.contains("must be between 1 and 1000, got 0"), "{detail}");
 }
 
-#[tokio::test]
-async fn bad_requests_around_a_good_body_are_refused() {
-    let service = Service::demo().await;
-    let http = &service.client;
-    let good = spec("demo/assistant", "hello");
+/// Method, path, headers; status and code of the refusal.
+type Around = (Method, &'static str, Vec<(&'static str, &'static str)>, u16, &'static str);
+
+fn requests() -> Vec<Around> {
     let json_type = ("content-type", "application/json");
     let post = Method::POST;
-    for (method, path, headers, status, code) in [
+    vec![
         (post.clone(), "/runs", vec![], 415, "unsupported_media_type"),
         (
             post.clone(),
             "/runs",
             vec![("content-type", "text/plain")],
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            post.clone(),
+            "/runs",
+            vec![json_type, ("content-encoding", "gzip")],
             415,
             "unsupported_media_type",
         ),
@@ -257,7 +263,15 @@ async fn bad_requests_around_a_good_body_are_refused() {
         (Method::GET, "/runs/x/spec?a=b", vec![], 422, "invalid_request"),
         (Method::DELETE, "/runs/x?wait=no", vec![], 422, "invalid_request"),
         (Method::DELETE, "/runs/x", vec![("sec-fetch-site", "same-site")], 403, "cross_site"),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn bad_requests_around_a_good_body_are_refused() {
+    let service = Service::demo().await;
+    let http = &service.client;
+    let good = spec("demo/assistant", "hello");
+    for (method, path, headers, status, code) in requests() {
         let mut request = http.request(method.clone(), path).body(good.to_string());
         for (name, value) in &headers {
             request = request.header(*name, HeaderValue::from_str(value).unwrap());
