@@ -120,6 +120,9 @@ impl Driver {
             }
             let mut drafts = self.with_lines(drafts);
             // Starts are the last of an append: where a cancel refuses them, the rest commits.
+            let (starts, lines): (Vec<Draft>, Vec<Draft>) =
+                self.with_lines(starts).into_iter().partition(|draft| draft.body.is_start());
+            drafts.extend(lines);
             drafts.extend(starts);
             let committed = self.pen.append(drafts, Effects::default()).await?;
             self.fold(&committed.events);

@@ -84,6 +84,22 @@ fn told(body: &Body) -> Option<(&'static str, String, Value)> {
             json!({"call_id": call_id, "tool_name": tool_name, "outcome": outcome,
                    "try": try_number, "elapsed_time": elapsed_time}),
         )),
+        // Without the words of the failure: they are the tool's, and stand in the event.
+        Body::ToolStarted { call_id, try_number, failed_before: Some(failed), .. } => {
+            let how = match failed.http_status {
+                Some(status) => format!("with status {status}"),
+                None => "without an answer".to_owned(),
+            };
+            Some((
+                "warn",
+                format!(
+                    "a tool failed {how} in {:.3} s; try {try_number} follows",
+                    failed.elapsed_time
+                ),
+                json!({"call_id": call_id, "try": try_number, "http_status": failed.http_status,
+                       "elapsed_time": failed.elapsed_time}),
+            ))
+        }
         Body::RunQueued { .. }
         | Body::Input { .. }
         | Body::RunStarted { .. }

@@ -257,6 +257,27 @@ async fn a_failing_tool_is_tried_again_with_the_same_key_and_every_try_is_commit
 }
 
 #[tokio::test]
+async fn a_verbose_run_tells_why_a_tool_is_tried_again() {
+    let (stub, tools) = (Stub::start().await, ToolStub::start().await);
+    let service = Service::start(&stub).await;
+    calls(&stub, "one", &[("t", json!({}))]);
+    tools.on("/t", |call| match call.attempt {
+        1 => send(503, "text/plain", "busy"),
+        _ => text("ok"),
+    });
+    let mut run = body("one", &tools, &[("t", json!({}))]);
+    run["config"] = json!({"verbose": true});
+    let (_, log) = ended(&service.client, &run).await;
+    let again = log.iter().position(|one| one["type"] == "tool.started" && one["try"] == 2);
+    let line = &log[again.unwrap() - 1];
+    assert_eq!((&line["type"], &line["level"]), (&json!("log"), &json!("warn")));
+    let words = line["message"].as_str().unwrap();
+    assert!(words.starts_with("a tool failed with status 503 in "), "{words}");
+    assert!(words.ends_with("; try 2 follows") && !line.to_string().contains("busy"), "{line}");
+    assert_eq!((&line["data"]["try"], &line["data"]["http_status"]), (&json!(2), &json!(503)));
+}
+
+#[tokio::test]
 async fn a_tool_that_may_be_called_once_is_tried_again_only_where_nobody_heard_of_it() {
     let (stub, tools) = (Stub::start().await, ToolStub::start().await);
     let service = Service::start(&stub).await;
