@@ -199,6 +199,16 @@ impl Toolbox {
     }
 }
 
+/// What an answer of a tool over HTTP means, read from a recording: for kept corpora and fuzzing.
+/// `media_type` is lower case, without parameters.
+pub fn replay(status: u16, media_type: &str, body: &[u8]) -> Answer {
+    let media_type = media_type.to_owned();
+    let head = reply::Head { status, media_type, encoding: None, length: None };
+    let read = &body[..body.len().min(head.bytes_max())];
+    let is_cut = read.len() < body.len();
+    reply::answer(&head, &reply::Body { bytes: read.to_vec(), is_cut }, &[])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 #![expect(unreachable_pub, reason = "nothing imports a test binary")]
 
 mod properties;
+mod tools;
 
 use std::fs;
 use std::path::PathBuf;

@@ -4,6 +4,9 @@ use runledger::model::replay::{Replayed, Spoken, replay};
 use runledger::model::sse_decoder::{EVENT_BYTES_MAX, SseDecoder};
 use runledger::model::{Delta, REPLY_BYTES_MAX};
 use runledger::run::event::FinishReason;
+use runledger::run::limits::TOOL_RESULT_BYTES;
+use runledger::run::{Body, CallId, Draft, Event};
+use runledger::tool;
 
 /// Reads an answer in several ways and checks what must hold for each of them.
 pub fn answer(spoken: Spoken, body: &[u8]) -> Replayed {
@@ -72,4 +75,30 @@ pub fn events(bytes: &[u8]) {
     }
     let size: usize = whole.unwrap_or_default().iter().map(|event| event.data.len()).sum();
     assert!(size <= 3 * bytes.len(), "{size} bytes of data out of {}", bytes.len());
+}
+
+/// What escapes and words of ours may add to what a tool said.
+const TOOL_RESULT_MOST: usize = 8 * TOOL_RESULT_BYTES;
+
+/// Reads an answer of a tool over HTTP: it is of bounded size, and its event can be read again.
+pub fn tool_result(status: u16, media_type: &str, body: &[u8]) -> tool::Answer {
+    let answer = tool::replay(status, media_type, body);
+    let event = Body::ToolResult {
+        item: 1,
+        call_id: CallId("call_1".to_owned()),
+        tool_name: "t".to_owned(),
+        result: answer.result.clone(),
+        is_error: answer.is_error,
+        outcome: answer.outcome,
+        try_number: 1,
+        http_status: answer.http_status,
+        truncated: answer.truncated,
+        elapsed_time: 0.0,
+    };
+    let draft = Draft { turn: 1, attempt: 1, body: event };
+    let stored = format!(r#"{{"seq":1,"at":"",{}"#, draft.to_text());
+    assert!(stored.len() <= TOOL_RESULT_MOST, "{} bytes", stored.len());
+    let read: Event = serde_json::from_str(&stored).expect("it can be read again");
+    assert_eq!(read.body, draft.body);
+    answer
 }

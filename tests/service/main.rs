@@ -12,6 +12,7 @@ mod limits;
 mod load;
 mod messages;
 mod models;
+mod neighbours;
 mod recovery;
 mod run_command;
 mod runs;

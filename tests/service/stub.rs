@@ -33,6 +33,8 @@ pub enum Do {
     Call(&'static str, Value),
     /// Raw bytes of the stream.
     Raw(String),
+    /// The same, where they are no text.
+    Bytes(Vec<u8>),
     /// Waits until the gate is open.
     Wait(Gate),
     /// Waits for the client to hang up.
@@ -308,6 +310,7 @@ async fn play(
                 calls += 1;
             }
             Do::Raw(text) => send(to, text).await?,
+            Do::Bytes(bytes) => to.send(Ok(Bytes::from(bytes))).await.ok()?,
             Do::Wait(gate) => tokio::select! {
                 () = gate.pass() => {}
                 () = to.closed() => return None,

@@ -47,7 +47,7 @@ pub fn events(step: &Do, index: usize) -> Option<String> {
             Some(event(&end) + &event(&json!({"type": "message_stop"})))
         }
         Do::Words(..) => panic!("not said in this dialect"),
-        Do::Raw(_) | Do::Wait(_) | Do::Hang | Do::Cut | Do::Refuse(..) => None,
+        Do::Raw(_) | Do::Bytes(_) | Do::Wait(_) | Do::Hang | Do::Cut | Do::Refuse(..) => None,
     }
 }
 
