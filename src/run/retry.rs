@@ -81,7 +81,9 @@ pub(super) fn next_call(spec: &Spec, state: &State) -> Result<(String, Duration)
 }
 
 /// The model that is asked after these failures: the same one until it has had its attempts or can
-/// never answer, then the next fallback.
+/// never answer, then the next fallback. The same 500 twice is a reason to ask another model first,
+/// and none to give up where there is no other: some servers answer so to what can never work, others
+/// say the same words in a failure that passes.
 fn next_model(spec: &Spec, failures: &[FailedAttempt]) -> Option<String> {
     let spent = |name: &String| {
         let failed = || failures.iter().filter(|failure| failure.model == *name);
@@ -91,7 +93,15 @@ fn next_model(spec: &Spec, failures: &[FailedAttempt]) -> Option<String> {
                 failure.is_left || matches!(failure.provider_status, Some(401 | 403 | 404))
             })
     };
-    spec.agent.model.0.iter().find(|name| !spent(name)).cloned()
+    let repeats = |name: &String| {
+        let failed = || failures.iter().filter(|failure| failure.model == *name);
+        let is_500 = |failure: &&FailedAttempt| failure.provider_status == Some(500);
+        failed().filter(is_500).enumerate().any(|(place, one)| {
+            failed().filter(is_500).skip(place + 1).any(|other| other.message == one.message)
+        })
+    };
+    let models = || spec.agent.model.0.iter().filter(|name| !spent(name));
+    models().find(|name| !repeats(name)).or_else(|| models().next()).cloned()
 }
 
 fn model_error(state: &State) -> Ending {
@@ -203,6 +213,27 @@ mod tests {
         let retry = Retry { retry_after: Some(Duration::from_secs(60)), ..RETRY };
         let last = failed("demo/b", Some(429));
         assert_eq!(retry_in(&spec, &state, &last, &retry, &Clock::default()), None);
+    }
+
+    #[test]
+    fn the_same_500_twice_is_a_reason_to_ask_another_model_first() {
+        let spec = spec(&json!({}));
+        let said = |model: &str, message: &str| {
+            let failure = failed(model, Some(500));
+            FailedAttempt { message: message.to_owned(), ..failure }
+        };
+        let next = |failures: &[FailedAttempt]| next_model(&spec, failures);
+        let (a, b) = (Some("demo/a".to_owned()), Some("demo/b".to_owned()));
+        assert_eq!(next(&[said("demo/a", "x")]), a);
+        assert_eq!(next(&[said("demo/a", "x"), said("demo/a", "y")]), a);
+        let same = [said("demo/a", "x"), said("demo/a", "x")];
+        assert_eq!(next(&same), b);
+        // Where the other is no better, the first has its other attempts.
+        let both = [&same[..], &[said("demo/b", "z"), said("demo/b", "z")]].concat();
+        assert_eq!(next(&both), a);
+        let mut alone = spec.clone();
+        alone.agent.model.0.truncate(1);
+        assert_eq!(next_model(&alone, &same), a);
     }
 
     #[test]

@@ -95,7 +95,10 @@ async fn fallbacks_follow_when_a_model_is_spent_or_will_never_answer() {
 
     let (done, _) = run(http, &["busy", "good"]).await;
     assert_eq!(done["status"], "COMPLETED");
-    assert_eq!(stub.calls("busy").len(), 4, "four attempts a model");
+    assert_eq!(stub.calls("busy").len(), 2, "the same 500 twice, and another is asked");
+    let (failed, _) = run(http, &["busy"]).await;
+    assert_eq!(failed["stop_reason"], "model_error");
+    assert_eq!(stub.calls("busy").len(), 2 + 4, "alone it has its four attempts");
 
     stub.on("limited", |_| vec![Do::Refuse(429, &[("retry-after", "3600")], "{}".into())]);
     let (done, _) = run(http, &["limited", "good"]).await;
