@@ -4,13 +4,14 @@
 .PHONY: help setup toolchain run fmt lint test
 
 # Programs, and the Debian packages that have them: to build and try the service, and to test it
-# (the last four run the examples and play a terminal).
+# (four run the examples and play a terminal; PostgreSQL's server stands outside of the path).
 BUILD_TOOLS := cc:gcc curl:curl
-TEST_TOOLS := $(BUILD_TOOLS) python3:python3 node:nodejs chromium:chromium script:bsdutils
+TEST_TOOLS := $(BUILD_TOOLS) python3:python3 node:nodejs chromium:chromium script:bsdutils \
+  /usr/lib/postgresql/*/bin/postgres:postgresql
 
 # Installs the packages of the programs that are not there.
 install = @packages=$$(for tool in $(1); do \
-	  command -v "$${tool%%:*}" >/dev/null || echo "$${tool\#*:}"; done); \
+	  command -v $${tool%%:*} >/dev/null || echo "$${tool\#*:}"; done); \
 	[ -z "$$packages" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	  apt-get install -y -qq --no-install-recommends $$packages libc6-dev ca-certificates >/dev/null; }
 

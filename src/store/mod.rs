@@ -9,6 +9,7 @@ pub mod sqlite;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -124,20 +125,81 @@ impl Store {
         }
     }
 
-    /// Takes due runs from the queue: up to `slots` to drive, and those with inbox news besides.
+    /// Takes due runs from the queue: up to `slots` to drive, and those with inbox news besides. Of
+    /// several nodes each takes its share by free slots.
     ///
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
-    pub async fn claim(&self, node: NodeId, slots: u32) -> Result<Vec<Claimed>, StoreError> {
+    pub async fn claim(&self, node: NodeId, slots: u32) -> Result<Claims, StoreError> {
         match self {
             Store::Sqlite(store) => store.claim(node, slots).await,
         }
     }
 
-    /// All runs that this node owns: one of them that has no driver was lost between two steps.
-    pub async fn owned(&self, node: NodeId) -> Result<Vec<RunId>, StoreError> {
+    /// How long a node's ownership lasts from one heartbeat on; none where a node is alone, and
+    /// owns its runs until its process ends.
+    pub fn lease(&self) -> Option<Duration> {
         match self {
-            Store::Sqlite(store) => store.owned(node).await,
+            Store::Sqlite(_) => None,
+        }
+    }
+
+    /// Renews this node's lease, says how many of its slots are in use, and tells what it owns: a run
+    /// of it that has no driver was lost between two steps.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
+    pub async fn heartbeat(
+        &self,
+        node: NodeId,
+        _slots: u32,
+        _busy: u32,
+    ) -> Result<Beat, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.heartbeat(node).await,
+        }
+    }
+
+    /// Takes over what nodes left whose lease has ended: their runs are queued again. Where a node is
+    /// alone, there are none but at its start.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
+    pub async fn rescue(&self, _node: NodeId) -> Result<Rescued, StoreError> {
+        match self {
+            Store::Sqlite(_) => Ok(Rescued::default()),
+        }
+    }
+
+    /// How far each of these runs is committed. A run that is not told is not there any more.
+    pub async fn positions(&self, runs: Vec<RunId>) -> Result<Vec<(RunId, Seq)>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.positions(&runs).await,
+        }
+    }
+
+    /// Tells the other nodes. A hint: it may be lost.
+    ///
+    /// # Cancel safety
+    /// Dropping it may lose the notices.
+    pub async fn notify(&self, _node: NodeId, _notices: Vec<Notice>) -> Result<(), StoreError> {
+        match self {
+            Store::Sqlite(_) => Ok(()),
+        }
+    }
+
+    /// Waits for what other nodes tell this one; for ever where there are no others, or where the
+    /// operator has turned it off.
+    ///
+    /// # Errors
+    /// Where it can't be heard now: it is asked again after a while, and then says
+    /// [`Heard::Missed`] first.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing that was not told.
+    pub async fn hear(&self, _node: NodeId) -> Result<Heard, StoreError> {
+        match self {
+            Store::Sqlite(_) => std::future::pending().await,
         }
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::run::{RunId, Seq, Status};
 
 /// One start of one process; never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub i64);
 
 /// What `register` took over.
@@ -177,6 +177,46 @@ pub struct Claimed {
     pub for_inbox: bool,
     /// Why it was in the queue: `new`, `drain`, `crash`, `inbox`, `timer`.
     pub reason: String,
+}
+
+/// What a claim brought.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claims {
+    /// The runs, in the order of the queue.
+    pub runs: Vec<Claimed>,
+    /// More may be due than was taken: for want of slots, or because it is others' share.
+    pub is_more: bool,
+}
+
+/// A heartbeat's answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// All runs that the node owns.
+    pub owned: Vec<RunId>,
+    /// Those of them whose inbox has rows that they have not read.
+    pub news: Vec<RunId>,
+}
+
+/// What nodes tell each other. Each is a hint: what it says is also found by looking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Notice {
+    /// Something waits in the queue.
+    Queued,
+    /// A run of this node has news in its inbox.
+    News(NodeId, RunId),
+    /// A run is committed up to here.
+    Committed(RunId, Seq),
+    /// Somebody listens to a run: its owner tells of its commits for a while.
+    Listened(RunId),
+}
+
+/// What was heard of other nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Notices of a node, never of the one that listens.
+    Notices(Vec<Notice>),
+    /// Some may have been lost: look everywhere.
+    Missed,
 }
 
 /// Why a node lets go of a run that has not ended.

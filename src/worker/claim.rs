@@ -16,16 +16,16 @@ impl Pool {
             let mut permits = self.tools.admission.take(CLAIM_MAX);
             let asked = permits.len();
             let slots = u32::try_from(asked).expect("a claim is small");
-            let claimed = match self.tools.store.claim(self.tools.node, slots).await {
-                Ok(claimed) => claimed,
+            let claims = match self.tools.store.claim(self.tools.node, slots).await {
+                Ok(claims) => claims,
                 Err(error) => {
                     tracing::warn!(error = %error, "the queue can't be read; it is tried again");
                     return;
                 }
             };
-            let to_drive = claimed.iter().filter(|one| !one.for_inbox).count();
-            self.tools.admission.set_backlog(to_drive == asked);
-            for one in claimed {
+            let to_drive = claims.runs.iter().filter(|one| !one.for_inbox).count();
+            self.tools.admission.set_backlog(claims.is_more);
+            for one in claims.runs {
                 let permit: Option<OwnedSemaphorePermit> =
                     if one.for_inbox { None } else { permits.pop() };
                 let slot = permit.map(|permit| self.tools.admission.slot(permit));
@@ -42,8 +42,11 @@ impl Pool {
     /// Queues runs that this node owns and nobody has driven for two looks: the answer of their
     /// create or claim was lost, or their driver let go while the store was away.
     pub(super) async fn sweep(&mut self) {
-        let owned = match self.tools.store.owned(self.tools.node).await {
-            Ok(owned) => owned,
+        let (used, slots) = self.tools.admission.usage();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let beat = self.tools.store.heartbeat(self.tools.node, count(slots), count(used)).await;
+        let owned = match beat {
+            Ok(beat) => beat.owned,
             Err(error) => {
                 tracing::warn!(error = %error, "owned runs can't be listed; it is tried again");
                 return;

@@ -383,7 +383,8 @@ async fn a_run_whose_log_cannot_be_read_is_left_alone_and_harms_nobody() {
     // It was claimed before the twenty, once: it is owned, and not in and out of the queue.
     for _ in 0..20 {
         assert_eq!(node.store.counts().await.expect("they are counted").queued, 0);
-        assert!(node.store.owned(node.node).await.expect("they are listed").contains(&broken));
+        let beat = node.store.heartbeat(node.node, 1, 0).await.expect("they are listed");
+        assert!(beat.owned.contains(&broken));
     }
     node.stop().await;
 }

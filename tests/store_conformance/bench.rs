@@ -63,6 +63,10 @@ impl Bench {
         self.queued_at(self.store.now_ms()).await
     }
 
+    pub(crate) async fn owned(&self, node: NodeId) -> Vec<RunId> {
+        self.store.heartbeat(node, 1, 0).await.expect("the node lives").owned
+    }
+
     pub(crate) async fn row(&self, run: RunId) -> RunRow {
         self.store.load(run).await.expect("it is read").expect("it is there")
     }
@@ -130,7 +134,7 @@ impl Node {
     }
 
     pub(crate) async fn claim(&self, slots: u32) -> Vec<Claimed> {
-        self.store.claim(self.id, slots).await.expect("the queue is read")
+        self.store.claim(self.id, slots).await.expect("the queue is read").runs
     }
 
     pub(crate) async fn claim_runs(&self, slots: u32) -> Vec<RunId> {

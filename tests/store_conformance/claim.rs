@@ -33,8 +33,7 @@ pub(crate) async fn runs_are_claimed_in_order_up_to_the_slots(bench: Bench) {
     assert_eq!(node.claim_runs(2).await, [first, second]);
     assert_eq!(node.claim_runs(9).await, [third, fourth]);
     assert_eq!(node.claim_runs(9).await, []);
-    let owned: BTreeSet<RunId> =
-        bench.store.owned(node.id).await.expect("it is read").into_iter().collect();
+    let owned: BTreeSet<RunId> = bench.owned(node.id).await.into_iter().collect();
     assert_eq!(owned, BTreeSet::from([first, second, third, fourth]));
 }
 
@@ -46,7 +45,7 @@ pub(crate) async fn a_run_is_claimed_once_however_many_ask(bench: Bench) {
     let mut claims = tokio::task::JoinSet::new();
     for _ in 0..16 {
         let (store, node) = (bench.store.clone(), node.id);
-        claims.spawn(async move { store.claim(node, 5).await.expect("the queue is read") });
+        claims.spawn(async move { store.claim(node, 5).await.expect("the queue is read").runs });
     }
     let claimed: Vec<RunId> =
         claims.join_all().await.into_iter().flatten().map(|one| one.run).collect();
@@ -70,7 +69,7 @@ pub(crate) async fn a_claim_that_is_dropped_is_made_whole_or_not_at_all(bench: B
         }
         // Writes are made one after another: this one comes after the claim, if that was begun.
         bench.leave(run, "note", "a").await;
-        let is_owned = bench.store.owned(node.id).await.expect("it is read").contains(&run);
+        let is_owned = bench.owned(node.id).await.contains(&run);
         let place = bench.store.queue_position(run).await.expect("it is read");
         torn += usize::from(is_owned == place.is_some());
         done += usize::from(is_owned);
@@ -196,7 +195,7 @@ pub(crate) async fn only_the_owner_lets_go(bench: Bench) {
     for why in [LetGo::ForSlot, LetGo::Crashed] {
         bench.let_go(&old, run, why).await;
     }
-    assert_eq!(bench.store.owned(node.id).await.expect("it is read"), [run]);
+    assert_eq!(bench.owned(node.id).await, [run]);
     assert_eq!(bench.crashes(run).await, 0);
     assert_eq!(bench.store.queue_position(run).await.expect("it is read"), None);
 }
@@ -208,7 +207,7 @@ pub(crate) async fn a_clean_stop_counts_no_crash(mut bench: Bench) {
     bench.reopen().await;
     let (next, rescued) = bench.store.register("next").await.expect("it registers");
     assert_eq!((rescued.crashed, rescued.handed_over), (0, 1));
-    let claimed = bench.store.claim(next, 9).await.expect("the queue is read");
+    let claimed = bench.store.claim(next, 9).await.expect("the queue is read").runs;
     for one in claimed {
         let reason = if one.run == started { "drain" } else { "new" };
         assert_eq!(one.reason, reason);
@@ -230,7 +229,7 @@ pub(crate) async fn a_dead_nodes_started_runs_count_a_crash(mut bench: Bench) {
         bench.crashes(with_news).await,
     ];
     assert_eq!(crashes, [1, 0, 1], "a run that was never started has killed nobody");
-    let claimed = bench.store.claim(next, 9).await.expect("the queue is read");
+    let claimed = bench.store.claim(next, 9).await.expect("the queue is read").runs;
     assert_eq!(claimed.len(), 3);
     for one in claimed {
         let reason = if one.run == waiting { "new" } else { "crash" };

@@ -98,6 +98,11 @@ impl Bench {
         runs
     }
 
+    /// The runs that this node owns.
+    pub(super) async fn owned(&self) -> Vec<RunId> {
+        self.store.heartbeat(self.node, 1, 0).await.expect("the node lives").owned
+    }
+
     pub(super) async fn run(&self) -> RunId {
         self.runs(1).await[0]
     }

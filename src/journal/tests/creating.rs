@@ -28,7 +28,7 @@ async fn the_pool_and_the_hub_hear_of_a_run_before_its_client_does() {
     assert!(matches!(bench.new_runs.try_recv(), Ok(NewRun::Queued)));
     let news = bench.new_runs.try_recv();
     assert!(matches!(&news, Ok(NewRun::Born(run, _)) if *run == born_id), "{news:?}");
-    assert_eq!(bench.store.owned(bench.node).await.expect("it is read"), [born_id]);
+    assert_eq!(bench.owned().await, [born_id]);
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_create_whose_answer_is_lost_is_one_run_and_is_answered() {
         assert_eq!(intent, Ok(Intent::New(run)));
         ok += 1;
     }
-    let owned = bench.store.owned(bench.node).await.expect("it is read").len();
+    let owned = bench.owned().await.len();
     println!("row=29 faults_fired={} ops_ok={ok} value={}", bench.faults().fired(), ok - owned);
     assert_eq!((bench.faults().fired(), owned), (10, 10));
 }
@@ -77,7 +77,7 @@ async fn a_store_that_stays_away_is_told_and_the_run_is_found_by_the_sweep() {
     let run = create.id;
     let intent = bench.journal.create(create, note(1), permit().await).await;
     assert!(matches!(intent, Err(Refused::Unavailable(_))), "{intent:?}");
-    assert_eq!(bench.store.owned(bench.node).await.expect("it is read"), [run]);
+    assert_eq!(bench.owned().await, [run]);
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_dead_node_queues_what_it_would_have_driven() {
     let intent = bench.journal.create(create, note(1), permit().await).await;
     assert_eq!(intent, Ok(Intent::New(run)));
     assert!(matches!(bench.new_runs.try_recv(), Ok(NewRun::Queued)));
-    let claimed = bench.store.claim(next, 1).await.expect("the queue is read");
+    let claimed = bench.store.claim(next, 1).await.expect("the queue is read").runs;
     assert_eq!(claimed.iter().map(|one| one.run).collect::<Vec<_>>(), [run]);
     let refused = bench.store.claim(bench.node, 1).await;
     assert!(matches!(refused, Err(StoreError::Fenced)), "{refused:?}");

@@ -6,7 +6,9 @@ use sqlx::sqlite::SqliteConnection;
 use super::journal::fence;
 use super::{Sqlite, id_bytes, id_of, now_ms, store_error};
 use crate::run::RunId;
-use crate::store::{Claimed, InboxNote, InboxRow, Left, LetGo, NodeId, Rescued, StoreError};
+use crate::store::{
+    Beat, Claimed, Claims, InboxNote, InboxRow, Left, LetGo, NodeId, Rescued, StoreError,
+};
 
 /// How many runs with inbox news are claimed at once, beyond the free slots: reading an inbox is
 /// short work.
@@ -81,29 +83,45 @@ impl Sqlite {
         &self,
         node: NodeId,
         slots: u32,
-    ) -> Result<Vec<Claimed>, StoreError> {
+    ) -> Result<Claims, StoreError> {
         self.write(move |connection| {
             async move {
                 fence(connection, node).await?;
-                let mut claimed = Vec::new();
+                let mut claims = Claims::default();
                 for (kind, limit) in [("inbox", INBOX_CLAIMS), ("drive", i64::from(slots))] {
                     let due = due(connection, node, kind, limit).await?;
-                    claimed.extend(take(connection, node, due).await?);
+                    claims.is_more |= due.len() as u64 == limit.unsigned_abs();
+                    claims.runs.extend(take(connection, node, due).await?);
                 }
-                Ok(claimed)
+                Ok(claims)
             }
             .boxed()
         })
         .await
     }
 
-    pub(in crate::store) async fn owned(&self, node: NodeId) -> Result<Vec<RunId>, StoreError> {
-        let rows: Vec<(Vec<u8>,)> = sqlx::query_as("select id from runs where node_id = $1")
-            .bind(node.0)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(store_error)?;
-        rows.iter().map(|(id,)| id_of(id)).collect()
+    /// What the node owns. It is alone, and needs no lease.
+    pub(in crate::store) async fn heartbeat(&self, node: NodeId) -> Result<Beat, StoreError> {
+        let rows: Vec<(Option<Vec<u8>>, Option<bool>)> = sqlx::query_as(
+            "select runs.id, runs.inbox_n > runs.inbox_read
+               from nodes left join runs on runs.node_id = nodes.node_id
+              where nodes.node_id = $1 and nodes.dead_at is null",
+        )
+        .bind(node.0)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        if rows.is_empty() {
+            return Err(StoreError::Fenced);
+        }
+        let mut beat = Beat::default();
+        for (id, has_news) in rows {
+            let Some(id) = id else { continue };
+            let run = id_of(&id)?;
+            beat.owned.push(run);
+            beat.news.extend((has_news == Some(true)).then_some(run));
+        }
+        Ok(beat)
     }
 
     pub(in crate::store) async fn requeue(

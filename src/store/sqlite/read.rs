@@ -138,6 +138,22 @@ impl Sqlite {
         Ok(rows.into_iter().map(stored).collect())
     }
 
+    pub(in crate::store) async fn positions(
+        &self,
+        runs: &[RunId],
+    ) -> Result<Vec<(RunId, Seq)>, StoreError> {
+        let ids: Vec<String> = runs.iter().map(|run| run.0.simple().to_string()).collect();
+        let rows: Vec<(Vec<u8>, i64)> = sqlx::query_as(
+            "select id, last_seq from runs
+              where id in (select unhex(value) from json_each($1))",
+        )
+        .bind(json!(ids).to_string())
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        rows.iter().map(|(id, seq)| Ok((id_of(id)?, Seq(seq.unsigned_abs())))).collect()
+    }
+
     pub(in crate::store) async fn queue_position(
         &self,
         run: RunId,
