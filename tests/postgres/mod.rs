@@ -35,7 +35,8 @@ impl Database {
 
 /// The address of a database of the server that `url` names.
 fn at(url: &str, database: &str) -> String {
-    let (before, query) = url.split_once('?').map_or((url, None), |(url, query)| (url, Some(query)));
+    let (before, query) =
+        url.split_once('?').map_or((url, None), |(url, query)| (url, Some(query)));
     let authority = before.find("://").map_or(0, |place| place + 3);
     let end = before[authority..].find('/').map_or(before.len(), |place| authority + place);
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
@@ -77,7 +78,9 @@ impl Cluster {
             let owner = format!("{USER}:");
             run(Command::new("chown").arg(owner).arg(&folder));
         }
-        run(command("initdb").args(["-U", USER, "-A", "trust", "--no-sync", "-D"]).arg(data(&folder)));
+        run(command("initdb")
+            .args(["-U", USER, "-A", "trust", "--no-sync", "-D"])
+            .arg(data(&folder)));
         let port = free_port();
         let keeper = start(&folder, port);
         Cluster { folder, port, keeper }
@@ -161,7 +164,8 @@ fn binary(name: &str) -> PathBuf {
         let version = path.file_name().and_then(|name| name.to_str());
         version.and_then(|version| version.parse::<u32>().ok()).unwrap_or(0)
     });
-    let newest = versions.into_iter().map(|path| path.join("bin").join(name)).rfind(|it| it.exists());
+    let newest =
+        versions.into_iter().map(|path| path.join("bin").join(name)).rfind(|it| it.exists());
     newest.unwrap_or_else(|| PathBuf::from(name))
 }
 
