@@ -179,6 +179,9 @@ impl Creator {
             }
             Created::Existing(run) => Ok(Intent::Existing(run)),
             Created::Conflict => Ok(Intent::Conflict),
+            Created::Busy => {
+                Err(Refused::Unavailable("another create with its key does not end".to_owned()))
+            }
             Created::Fenced => {
                 Err(Refused::Unavailable("this node has been declared dead".to_owned()))
             }
