@@ -38,6 +38,10 @@ const NEW_RUNS_MAX: usize = 1024;
 /// Of the time to drain, what is kept for the end: cutting turns, the last commits, handing over.
 const LAST_STEPS: Duration = Duration::from_secs(2);
 
+/// How often the store is prepared for the days to come, and how soon again where that failed.
+const MAINTAIN: Duration = Duration::from_secs(3600);
+const MAINTAIN_AGAIN: Duration = Duration::from_secs(60);
+
 /// How often durations are folded into their histograms.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -247,6 +251,7 @@ impl Parts<'_> {
         tasks.spawn(upkeep(metrics, stop));
         let (mut membership, over) = (JoinSet::new(), CancellationToken::new());
         membership.spawn(keeper.run(over.clone()));
+        membership.spawn(maintain(store.clone(), over.clone()));
         if let Some(remote) = remote {
             membership.spawn(remote.run(over.clone()));
             let (store, lease) = (store.clone(), lease.clone());
@@ -301,6 +306,20 @@ async fn finish(mut tasks: JoinSet<()>, drain: Drain, time: Duration) {
 async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
     while tokio::time::timeout(UPKEEP, stop.cancelled()).await.is_err() {
         metrics.run_upkeep();
+    }
+}
+
+/// Makes room for the days to come, each hour: were it ever late, it would be days too early still.
+async fn maintain(store: Store, over: CancellationToken) {
+    let mut wait = MAINTAIN;
+    while over.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+        wait = match store.maintain().await {
+            Ok(()) => MAINTAIN,
+            Err(error) => {
+                tracing::error!(error = %error, "the store is not prepared for the days to come");
+                MAINTAIN_AGAIN
+            }
+        };
     }
 }
 

@@ -10,7 +10,7 @@ use crate::service::Service;
 use crate::stub::{Call, Do, calculate};
 
 const RUNS: usize = 24;
-const TURNS: usize = 6;
+const TURNS: usize = 10;
 
 fn turns(call: &Call) -> Vec<Do> {
     let words = Do::Words(12, Duration::from_millis(10));
@@ -60,7 +60,7 @@ async fn all_nodes_are_replaced_under_load_and_no_run_fails_and_no_stream_has_a_
     let deploying = async {
         for _ in 0..4 {
             let calls = nodes.stub.calls("deploy").len();
-            nodes.stub.called("deploy", calls + 10).await;
+            nodes.stub.called("deploy", (calls + 10).min(RUNS * TURNS)).await;
             let next = nodes.start().await;
             let old = services.remove(0);
             door.leads_to(&next.client.url);
