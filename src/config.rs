@@ -10,10 +10,12 @@ use ipnet::IpNet;
 use crate::telemetry::LogFormat;
 
 mod file;
+mod healthcheck;
 mod outside;
 mod provider;
 mod run;
 
+pub use healthcheck::HealthcheckFlags;
 pub use outside::ToolSecret;
 pub use provider::{OutputLimitField, Provider, ProviderKind};
 pub use run::RunFlags;
