@@ -94,6 +94,9 @@ async fn commit(
     if api.stop.is_cancelled() {
         return Err(Problem::new(ErrorCode::Draining, "the service is stopping; try again"));
     }
+    if api.lease.is_away() {
+        return Err(away());
+    }
     let Asked { spec, run_id, digest } = asked;
     let id = api.journal.new_run_id();
     let public_id = run_id.clone().unwrap_or_else(|| id.to_string());
@@ -116,7 +119,10 @@ async fn commit(
         spec: json!(spec).to_string(),
         events: Vec::new(),
     };
-    let placement = api.admission.born_slot().map_or(Placement::Queue, Placement::Here);
+    let placement = match api.admission.born_slot() {
+        Some(slot) if api.lease.is_held() => Placement::Here(api.lease.node(), slot),
+        Some(_) | None => Placement::Queue,
+    };
     let queued = Draft { turn: 0, attempt: 1, body: queued };
     match api.journal.create(create, queued, placement).await {
         Ok(Intent::New(run)) => Ok((run, true)),
@@ -131,12 +137,14 @@ async fn commit(
             Err(Problem::internal())
         }
         // Why stands in the log.
-        Err(Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews) => {
-            let detail = "the store can't be reached; send the request again: with a key it finds \
-                          the run where it was created all the same";
-            Err(Problem::new(ErrorCode::StoreUnavailable, detail))
-        }
+        Err(Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews) => Err(away()),
     }
+}
+
+fn away() -> Problem {
+    let detail = "the store can't be reached; send the request again: with a key it finds the run \
+                  where it was created all the same";
+    Problem { retry_after: Some(1), ..Problem::new(ErrorCode::StoreUnavailable, detail) }
 }
 
 /// `GET /runs/{id}`
@@ -175,8 +183,8 @@ pub(super) async fn cancel(
         body: json!({"by": caller.by}).to_string(),
     };
     let status = match api.store.leave(TENANT, row.id, note).await? {
-        Left::Accepted(_owner) => {
-            api.admission.wake(row.id);
+        Left::Accepted(owner) => {
+            api.wake(owner, row.id);
             StatusCode::ACCEPTED
         }
         Left::Ended => StatusCode::OK,

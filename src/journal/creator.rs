@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::{Clock, Intent, NewRun, Placement, Refused, batch, timestamp};
 use crate::hub::Hub;
 use crate::run::{Draft, Seq};
-use crate::store::{Create, Created, NodeId, Store, StoreError};
+use crate::store::{Create, Created, Node, Notice, Store, StoreError};
 
 /// How many runs one transaction creates: more would let the first wait for the last.
 const BATCH_MAX: usize = 256;
@@ -40,7 +40,6 @@ impl std::fmt::Debug for Job {
 pub struct Creator {
     store: Store,
     hub: Hub,
-    node: NodeId,
     clock: Arc<Clock>,
     jobs: mpsc::Receiver<Job>,
     new_runs: mpsc::Sender<NewRun>,
@@ -49,19 +48,18 @@ pub struct Creator {
 /// Who waits for a create, and the slot that it may be born into.
 struct Waiter {
     answer: oneshot::Sender<Result<Intent, Refused>>,
-    permit: Option<OwnedSemaphorePermit>,
+    here: Option<(Node, OwnedSemaphorePermit)>,
 }
 
 impl Creator {
     pub(super) fn new(
         store: Store,
         hub: Hub,
-        node: NodeId,
         clock: Arc<Clock>,
         jobs: mpsc::Receiver<Job>,
         new_runs: mpsc::Sender<NewRun>,
     ) -> Creator {
-        Creator { store, hub, node, clock, jobs, new_runs }
+        Creator { store, hub, clock, jobs, new_runs }
     }
 
     /// Runs until the last handle is dropped.
@@ -93,12 +91,12 @@ impl Creator {
         let (stored, _events) = batch::number(Seq(0), at, [batch::Written::new(queued)]);
         create.created_at_ms = now;
         create.events = stored;
-        let permit = match placement {
-            Placement::Here(permit) => Some(permit),
+        let here = match placement {
+            Placement::Here(node, permit) => Some((node, permit)),
             Placement::Queue => None,
         };
-        create.owner = permit.as_ref().map(|_| self.node);
-        (create, Waiter { answer, permit })
+        create.owner = here.as_ref().map(|(node, _)| node.id);
+        (create, Waiter { answer, here })
     }
 
     /// Commits a batch; one that is refused as data is committed run by run, so that a run's data
@@ -137,7 +135,7 @@ impl Creator {
     /// Creates a run for whoever comes after this node, which is dead.
     async fn queue(&self, mut create: Create, waiter: Waiter) {
         create.owner = None;
-        let waiter = Waiter { permit: None, ..waiter };
+        let waiter = Waiter { here: None, ..waiter };
         Box::pin(self.commit(vec![create], vec![waiter])).await;
     }
 
@@ -159,13 +157,16 @@ impl Creator {
     }
 
     async fn tell(&self, create: Create, created: Created, waiter: Waiter) {
-        let Waiter { answer, permit } = waiter;
+        let Waiter { answer, here } = waiter;
         let intent = match created {
             Created::New => {
                 self.hub.advance([(create.id, create.events.as_slice())]);
-                let news = match permit {
-                    Some(permit) => NewRun::Born(create.id, permit),
-                    None => NewRun::Queued,
+                let news = match here {
+                    Some((node, permit)) => NewRun::Born(node.id, create.id, permit),
+                    None => {
+                        self.hub.tell(Notice::Queued);
+                        NewRun::Queued
+                    }
                 };
                 // Workers that have stopped leave the run to the next start.
                 let _ = self.new_runs.send(news).await;

@@ -72,7 +72,8 @@ const OUTSIDE: &[(&str, Who)] = &[
     // docs/adr/0006: `config` checks URLs and headers with the types that will be sent.
     ("reqwest", Only(&["model", "tool", "outbox", "client", "config", "app"])),
     ("rustls", Only(&["model", "tool"])),
-    ("rustix", Only(&["main"])),
+    // docs/adr/0010: a lease is counted by the clock that goes on while the machine sleeps.
+    ("rustix", Only(&["main", "admission"])),
     ("webpki_root_certs", Only(&["model", "tool"])),
     // docs/adr/0008: the core checks a tool's URL and schema with the code that will read them.
     ("jsonschema", Only(&["run"])),
