@@ -17,14 +17,14 @@ use crate::admission::{Admission, Lease};
 use crate::api::auth::Keys;
 use crate::api::guard::Guard;
 use crate::api::{self, ApiState, server};
-use crate::config::{Config, Provider, ProviderKind};
+use crate::config::{self, Config, Provider, ProviderKind};
 use crate::hub::{Hub, Remote, Wakes};
 use crate::journal::journal;
 use crate::model::endpoint::{Dialect, Endpoint, Patience};
 use crate::model::scripted::Scripted;
 use crate::model::{Registry, anthropic, openai, registry};
 use crate::run::{Catalog, catalog};
-use crate::store::{Node, Notice, Rescued, Store};
+use crate::store::{self, Node, Notice, PostgresOptions, Rescued, Store};
 use crate::tool::{self, Toolbox, http};
 use crate::worker::{self, Drain, Keeper, Pool, Tools};
 
@@ -144,12 +144,29 @@ impl Service {
     }
 }
 
+/// Brings the store's schema up to date, and says which store it was.
+///
+/// # Errors
+/// Where the store can't be had, or its schema is a newer release's.
+pub async fn migrate(config: &Config) -> anyhow::Result<String> {
+    let store = open_store(config).await?;
+    let what = store.describe();
+    store.close().await;
+    Ok(what)
+}
+
 /// PostgreSQL where it is named, else the embedded store.
 async fn open_store(config: &Config) -> anyhow::Result<Store> {
-    match &config.database {
-        Some(_) => anyhow::bail!("PostgreSQL is not available yet: unset DATABASE_URL"),
-        None => Store::open_sqlite(&config.data_dir).await,
-    }
+    let Some(database) = &config.database else {
+        return Store::open_sqlite(&config.data_dir).await;
+    };
+    let listen = match &database.listen {
+        config::Listen::SameUrl => store::Listen::Same,
+        config::Listen::Url(url) => store::Listen::At(url.expose().to_owned()),
+        config::Listen::Off => store::Listen::Off,
+    };
+    let url = database.url.expose().to_owned();
+    Store::open_postgres(PostgresOptions { url, listen, lease: config.lease }).await
 }
 
 /// What the service is made of.
@@ -380,7 +397,7 @@ fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endp
 
 /// Says what was started, and how to try it.
 fn greet(config: &Config, service: &Service) {
-    let Service { store, models, address, .. } = service;
+    let Service { store, models, address, lease, .. } = service;
     let offers = models.offers().join(", ");
     let (auth, header) = if config.is_auth_on() {
         let keys = config.api_keys.len();
@@ -402,8 +419,12 @@ fn greet(config: &Config, service: &Service) {
     let body = "{\"agent\":{\"name\":\"Assistant\",\"tools\":[{\"type\":\"builtin\",\
         \"name\":\"calculator\"},{\"type\":\"builtin\",\"name\":\"current_time\"}]},\
         \"input\":\"What is 6*7, and what time is it?\"}";
+    let node = match store.lease() {
+        Some(time) => format!("node     {}, lease {} s\n", lease.node().name, time.as_secs_f64()),
+        None => String::new(),
+    };
     let greeting = format!(
-        "runledger {}\nstore    {}\nmodels   {offers} (scripted, needs no key); default {}\naddress  http://{address}\n\
+        "runledger {}\nstore    {}\n{node}models   {offers} (scripted, needs no key); default {}\naddress  http://{address}\n\
          auth     {auth}\ntry      curl -N http://{local}/runs{header} \
          -H 'Accept: text/event-stream' -H 'Content-Type: application/json' -d '{body}'\n",
         env!("CARGO_PKG_VERSION"),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Clock, Intent, NewRun, Placement, Refused, batch, timestamp};
 use crate::hub::Hub;
@@ -15,6 +16,10 @@ const BATCH_MAX: usize = 256;
 
 /// How often a create is sent before its client is told that the store is away.
 const TRIES_MAX: u32 = 3;
+
+/// How long a create is tried at most, but for what a statement under way takes: a client who is told
+/// sooner asks another node sooner.
+const TRY_TIME: Duration = Duration::from_secs(2);
 
 /// How long a create waits before it is sent again; doubled each time.
 const TRY_WAIT: Duration = Duration::from_millis(20);
@@ -142,10 +147,10 @@ impl Creator {
     /// Asks the store a few times. A create that was committed though its answer was lost is found
     /// by asking again; a store that is away is the client's to wait for.
     async fn settle(&self, creates: &[Create]) -> Result<Vec<Created>, StoreError> {
-        let mut wait = TRY_WAIT;
+        let (mut wait, begun) = (TRY_WAIT, Instant::now());
         for _ in 1..TRIES_MAX {
             match self.store.create(creates.to_vec()).await {
-                Err(StoreError::Unavailable(reason)) => {
+                Err(StoreError::Unavailable(reason)) if begun.elapsed() < TRY_TIME => {
                     tracing::warn!(reason, "the store is away; {} creates wait", creates.len());
                     tokio::time::sleep(wait).await;
                     wait *= 2;
@@ -174,6 +179,9 @@ impl Creator {
             }
             Created::Existing(run) => Ok(Intent::Existing(run)),
             Created::Conflict => Ok(Intent::Conflict),
+            Created::Busy => {
+                Err(Refused::Unavailable("another create with its key does not end".to_owned()))
+            }
             Created::Fenced => {
                 Err(Refused::Unavailable("this node has been declared dead".to_owned()))
             }

@@ -101,6 +101,8 @@ pub enum Created {
     Conflict,
     /// It should have been born on a node that is dead: create it queued.
     Fenced,
+    /// Somebody who does not come to an end is binding one of its keys: nothing was done.
+    Busy,
 }
 
 /// An event as it is stored.

@@ -200,6 +200,10 @@ impl Driver {
                 serde_json::from_str(&stored.data).map_err(|e| corrupt("an event", e))?;
             state.apply(&event);
         }
+        if state.last_seq > row.last_seq {
+            // Somebody appended between the two reads: not this node, which has no pen for it.
+            return Err(Halt::NotOwner);
+        }
         assert_eq!(state.last_seq, row.last_seq, "the row and the log are one commit");
         let now = tools.journal.now_ms();
         let since = |ms: Option<i64>| {

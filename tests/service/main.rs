@@ -14,6 +14,9 @@ mod load;
 mod messages;
 mod models;
 mod neighbours;
+mod nodes;
+#[path = "../postgres/mod.rs"]
+mod postgres;
 mod recovery;
 mod run_command;
 mod runs;

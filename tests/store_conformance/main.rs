@@ -7,7 +7,12 @@ mod claim;
 mod create;
 mod inbox;
 mod kill_loop;
+mod opening;
+#[path = "../postgres/mod.rs"]
+mod postgres_server;
 mod read;
+mod restart;
+mod sessions;
 
 /// Makes a test of every case for every store.
 macro_rules! conformance {
@@ -24,7 +29,7 @@ macro_rules! conformance {
     };
 }
 
-conformance!(sqlite => {
+conformance!(sqlite, postgres => {
     create:
         the_same_key_and_body_are_the_same_run,
         the_same_key_and_another_body_are_refused,

@@ -78,7 +78,7 @@ impl Bench {
     }
 
     pub(super) fn faults(&self) -> &Faults {
-        let Store::Sqlite(store) = &self.store;
+        let Store::Sqlite(store) = &self.store else { panic!("it is the embedded store") };
         store.faults()
     }
 
