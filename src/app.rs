@@ -28,8 +28,10 @@ use crate::store::{self, Node, Notice, PostgresOptions, Rescued, Store};
 use crate::tool::{self, Toolbox, http};
 use crate::worker::{self, Drain, Keeper, Pool, Tools};
 
+mod healthcheck;
 mod run;
 
+pub use healthcheck::healthcheck;
 pub use run::run;
 
 /// How many new runs may wait for the pool before the create lane waits: it is faster than a claim.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use runledger::client::Outcome;
-use runledger::config::{Config, Flags, RunFlags};
+use runledger::config::{Config, Flags, HealthcheckFlags, RunFlags};
 use runledger::{app, telemetry};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,6 +34,8 @@ enum Command {
     Migrate(Flags),
     /// Run an agent once and show what it says, on a server or in this process
     Run(RunFlags),
+    /// Ask a service whether it is well, for a container's health check
+    Healthcheck(HealthcheckFlags),
 }
 
 /// What the process says with its exit code when a setting is wrong, as for a wrong flag.
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(flags)) => (flags, false),
         Some(Command::Migrate(flags)) => (flags, true),
         Some(Command::Run(flags)) => return run(flags),
+        Some(Command::Healthcheck(flags)) => return healthcheck(&flags),
         None => (flags, false),
     };
     let config = match Config::load(&flags) {
@@ -113,6 +116,25 @@ fn run(flags: RunFlags) -> ExitCode {
         });
     match done.map_err(anyhow::Error::from).flatten() {
         Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            say(&format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Well or not, one line says it; what a container's engine keeps of a check is a few kilobytes.
+fn healthcheck(flags: &HealthcheckFlags) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(app::healthcheck(flags)));
+    match asked {
+        Ok(words) => {
+            // Nobody reads it: the exit code says enough.
+            let _ = writeln!(std::io::stdout(), "{words}");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             say(&format_args!("{error:#}"));
             ExitCode::FAILURE

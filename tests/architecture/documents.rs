@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::rules::{files, root};
 use super::source;
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -315,7 +315,7 @@ fn every_error_is_described_with_its_status() {
 }
 
 /// The words of a text that are settings of the environment.
-fn settings(text: &str) -> BTreeSet<&str> {
+pub(crate) fn settings(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| {
             let is_ours = ["RUNLEDGER_", "OPENAI_", "ANTHROPIC_", "DATABASE_"]

@@ -6,6 +6,7 @@ mod client;
 mod costs;
 mod door;
 mod examples;
+mod healthcheck;
 mod hostile;
 mod idempotency;
 mod limits;
