@@ -7,6 +7,7 @@ mod claim;
 mod create;
 mod inbox;
 mod kill_loop;
+mod nodes;
 mod opening;
 #[path = "../postgres/mod.rs"]
 mod postgres_server;
