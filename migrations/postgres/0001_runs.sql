@@ -73,13 +73,16 @@ create table queue (
     reason text not null,
     tenant text not null,
     priority integer not null,
-    run_at bigint not null
+    run_at bigint not null,
+    -- As in `runs`: it does not change while the run waits, and here it needs no look at all days.
+    crashes integer not null default 0
 ) with (
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0
 );
 create index queue_order on queue (kind, priority, run_at, run_id);
+create index queue_suspect on queue (kind, priority, run_at, run_id) where crashes >= 2;
 
 -- What others leave for a run's owner, numbered per run.
 create table inbox (

@@ -29,14 +29,16 @@ begin
     with released as (
         update runs set node_id = null
          where node_id = of_node
-        returning id, status, tenant, created_at, inbox_n > inbox_read as has_news
+        returning id, status, tenant, created_at, crashes, inbox_n > inbox_read as has_news
     )
-    insert into queue (run_id, kind, reason, tenant, priority, run_at)
+    insert into queue (run_id, kind, reason, tenant, priority, run_at, crashes)
     select id, case when has_news then 'inbox' else 'drive' end,
-           case status when 'QUEUED' then 'new' else why end, tenant, 0, least(created_at, now_ms())
+           case status when 'QUEUED' then 'new' else why end, tenant, 0, least(created_at, now_ms()),
+           crashes
       from released
     on conflict (run_id) do update set kind = excluded.kind, reason = excluded.reason,
-                                       run_at = least(queue.run_at, excluded.run_at);
+                                       run_at = least(queue.run_at, excluded.run_at),
+                                       crashes = excluded.crashes;
     get diagnostics queued = row_count;
     delete from node_leases where node_id = of_node;
     delete from node_batches where node_id = of_node;
@@ -101,8 +103,9 @@ declare
     of_kind text;
     room integer;
     suspect uuid;
-    found_ids uuid[];
-    found_reasons text[];
+    due uuid[];
+    free uuid[];
+    taken record;
 begin
     run_ids := '{}';
     for_inbox := '{}';
@@ -116,42 +119,47 @@ begin
         room := case of_kind when 'inbox' then 64 else fair_share(me, free_slots, now) end;
         -- From 2 crashes on a run is suspected of killing its node: only one such run is owned at a
         -- time, and while it is, the node's death counts for it alone. Those behind it pass.
-        select queue.run_id into suspect
-          from runs join queue on queue.run_id = runs.id
-         where runs.crashes >= 2 and queue.kind = of_kind and queue.run_at <= now
-           and not exists (select from runs as owned
-                            where owned.node_id = me and owned.crashes >= 2)
-         order by queue.priority, queue.run_at, queue.run_id
+        select run_id into suspect
+          from queue
+         where kind = of_kind and crashes >= 2 and run_at <= now
+         order by priority, run_at, run_id
          limit 1;
-        with due as materialized (
-            select queue.run_id, queue.reason, queue.priority, queue.run_at
-              from queue join runs on runs.id = queue.run_id
-             where queue.kind = of_kind and queue.run_at <= now
-               and (runs.crashes < 2 or queue.run_id = suspect)
-             order by queue.priority, queue.run_at, queue.run_id
-             limit room
-               for update of queue skip locked
-               for no key update of runs skip locked
-        ), unqueued as (
-            delete from queue using due where queue.run_id = due.run_id
-        ), taken as (
+        if found and exists (select from runs where node_id = me and crashes >= 2) then
+            suspect := null;
+        end if;
+
+        select array_agg(run_id) into due
+          from (select run_id
+                  from queue
+                 where kind = of_kind and run_at <= now and (crashes < 2 or run_id = suspect)
+                 order by priority, run_at, run_id
+                 limit room
+                   for update skip locked) as held;
+        -- By their ids, so that only the days are looked at that they are of.
+        select array_agg(id) into free
+          from (select id from runs where id = any (due) for no key update skip locked) as held;
+
+        with unqueued as (
+            delete from queue where run_id = any (free)
+            returning run_id, reason, priority, run_at
+        ), owned as (
             -- A suspect had to wait for those before it, which is not its turn's time.
             update runs
                set node_id = me,
-                   reason = due.reason,
+                   reason = unqueued.reason,
                    turn_started_at = case when crashes >= 2 then now else turn_started_at end
-              from due
-             where runs.id = due.run_id and runs.node_id is null
-            returning runs.id, due.reason, due.priority, due.run_at
+              from unqueued
+             where runs.id = any (free) and runs.id = unqueued.run_id and runs.node_id is null
+            returning runs.id, unqueued.reason, unqueued.priority, unqueued.run_at
         )
-        select coalesce(array_agg(id order by priority, run_at, id), '{}'),
-               coalesce(array_agg(reason order by priority, run_at, id), '{}')
-          into found_ids, found_reasons
-          from taken;
-        run_ids := run_ids || found_ids;
-        reasons := reasons || found_reasons;
-        for_inbox := for_inbox || array_fill(of_kind = 'inbox', array[cardinality(found_ids)]);
-        is_more := is_more or (cardinality(found_ids) >= room
+        select coalesce(array_agg(id order by priority, run_at, id), '{}') as ids,
+               coalesce(array_agg(reason order by priority, run_at, id), '{}') as reasons
+          into taken
+          from owned;
+        run_ids := run_ids || taken.ids;
+        reasons := reasons || taken.reasons;
+        for_inbox := for_inbox || array_fill(of_kind = 'inbox', array[cardinality(taken.ids)]);
+        is_more := is_more or (cardinality(taken.ids) >= room
                                and exists (select from queue where kind = of_kind and run_at <= now));
     end loop;
 end
@@ -185,14 +193,14 @@ language sql volatile as $$
                crashes = crashes + is_crashed::integer,
                reason = case when is_crashed then 'crash' else reason end
          where id = of_run and node_id = me
-        returning id, tenant, status, reason, created_at, inbox_n > inbox_read as has_news
+        returning id, tenant, status, reason, created_at, crashes, inbox_n > inbox_read as has_news
     )
-    insert into queue (run_id, kind, reason, tenant, priority, run_at)
+    insert into queue (run_id, kind, reason, tenant, priority, run_at, crashes)
     select id, case when has_news then 'inbox' else 'drive' end,
            case when coalesce(reason, 'new') <> 'new' then reason
                 when status = 'QUEUED' then 'new'
                 else 'inbox' end,
-           tenant, 0, least(created_at, now_ms())
+           tenant, 0, least(created_at, now_ms()), crashes
       from let_go
 $$;
 
@@ -210,7 +218,7 @@ language plpgsql as $$
 declare
     run record;
 begin
-    select node_id, inbox_n, finished_at into run
+    select node_id, inbox_n, finished_at, crashes into run
       from runs
      where id = of_run and tenant = of_tenant
        for no key update;
@@ -236,8 +244,8 @@ begin
      where id = of_run;
     -- A run without an owner is queued for its inbox; one that waits already waits no longer.
     if owner is null then
-        insert into queue (run_id, kind, reason, tenant, priority, run_at)
-        values (of_run, 'inbox', 'inbox', of_tenant, 0, now_ms())
+        insert into queue (run_id, kind, reason, tenant, priority, run_at, crashes)
+        values (of_run, 'inbox', 'inbox', of_tenant, 0, now_ms(), run.crashes)
         on conflict (run_id) do update set kind = 'inbox',
                                            run_at = least(queue.run_at, excluded.run_at);
     end if;

@@ -84,9 +84,16 @@ impl Bench {
     /// The same store, opened anew, when nothing of before is under way any more.
     pub(crate) async fn reopen(&mut self) {
         self.store.close().await;
-        if let Place::Url(url) = &self.place {
-            nobody_is_connected(url).await;
+        if let Place::Url(_) = &self.place {
+            nobody_is_connected_beside(&mut self.session().await).await;
         }
+        self.store = self.place.open().await;
+    }
+
+    /// The same, beside a session that goes on.
+    pub(crate) async fn reopen_beside(&mut self, session: &mut PgConnection) {
+        self.store.close().await;
+        nobody_is_connected_beside(session).await;
         self.store = self.place.open().await;
     }
 
@@ -162,8 +169,7 @@ impl Drop for Bench {
 }
 
 /// A server that was sent something by a process that was killed goes on with it.
-async fn nobody_is_connected(url: &str) {
-    let mut session = PgConnection::connect(url).await.expect("it connects");
+async fn nobody_is_connected_beside(session: &mut PgConnection) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (others,): (i64,) = sqlx::query_as(
@@ -171,7 +177,7 @@ async fn nobody_is_connected(url: &str) {
               where datname = current_database() and backend_type = 'client backend'
                 and pid <> pg_backend_pid()",
         )
-        .fetch_one(&mut session)
+        .fetch_one(&mut *session)
         .await
         .expect("it is counted");
         if others == 0 {

@@ -5,11 +5,16 @@ mod append;
 mod bench;
 mod claim;
 mod create;
+mod edge;
 mod inbox;
 mod kill_loop;
+mod nodes;
+mod notices;
 mod opening;
+mod plans;
 #[path = "../postgres/mod.rs"]
 mod postgres_server;
+mod proxy;
 mod read;
 mod restart;
 mod sessions;

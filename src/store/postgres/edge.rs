@@ -186,6 +186,8 @@ impl Purpose {
                     return Ok(connection);
                 }
                 self.breaks.note();
+                // Those that lay idle beside it are no better: to ask each would take its time.
+                drop(self.take_free());
                 self.connect().await
             }
             None => self.connect().await,
