@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Admission;
 use crate::api::auth::Keys;
 use crate::api::guard::Guard;
-use crate::api::{self, ApiState, server};
+use crate::api::{self, ApiState, StreamTokens, server};
 use crate::config::{Config, Provider, ProviderKind};
 use crate::hub::Hub;
 use crate::journal::journal;
@@ -170,6 +170,7 @@ impl Parts<'_> {
             node_name: format!("{}-{}", node_name(), node.0),
         };
         let state = ApiState {
+            tokens: Arc::new(StreamTokens::new(store.clone())),
             store: store.clone(),
             journal,
             hub,

@@ -24,8 +24,10 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A pure comment: real SDKs break on blocks that carry anything else without data.
 const COMMENT: &[u8] = b":\n\n";
 
-/// How many events one read of the store brings.
+/// How many events one read of the store brings, and about how many bytes: each of many readers may
+/// hold as much.
 const PAGE: u32 = 500;
+const PAGE_BYTES: usize = 256 * 1024;
 
 /// What of the log a client wants to have streamed.
 #[derive(Debug)]
@@ -173,7 +175,8 @@ impl Reading {
         {
             return Ok(tail);
         }
-        let read = self.api.store.events(self.run, self.cursor.after, PAGE).await;
+        let after = self.cursor.after;
+        let read = self.api.store.events_within(self.run, after, PAGE, PAGE_BYTES).await;
         let events = read.map_err(io::Error::other)?;
         if events.is_empty() {
             return Err(io::Error::other("the run's log has gone"));

@@ -11,8 +11,8 @@ mod creator;
 mod tests;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ pub use writer::Writer;
 
 use crate::hub::Hub;
 use crate::run::{Draft, Event, RunId, Seq};
-use crate::store::{Create, NodeId, RunUpdate, Store};
+use crate::store::{BatchCreated, BatchId, Create, CreateBatch, NodeId, RunUpdate, Shown, Store};
 
 /// How many pushes and appends may wait for the writer before callers wait for room: some thousand
 /// runs with a few deltas each.
@@ -120,6 +120,8 @@ pub struct Effects {
     pub only_if_inbox_n: Option<i64>,
     /// How the run's row changes. Its time is filled in by the journal.
     pub update: Option<RunUpdate>,
+    /// What lists show of the run from now on.
+    pub shown: Shown,
 }
 
 /// Milliseconds since 1970 by the store's clock, never going back in this process.
@@ -127,9 +129,18 @@ pub struct Effects {
 struct Clock {
     store: Store,
     last: AtomicI64,
+    ids: Mutex<uuid::ContextV7>,
 }
 
 impl Clock {
+    fn new_run_id(&self) -> RunId {
+        let ms = self.now_ms().unsigned_abs();
+        let ids = self.ids.lock().expect("nothing panics while it holds the ids");
+        let nanos = u32::try_from(ms % 1000).expect("it is below 1000") * 1_000_000;
+        let at = uuid::Timestamp::from_unix(&*ids, ms / 1000, nanos);
+        RunId(uuid::Uuid::new_v7(at))
+    }
+
     fn now_ms(&self) -> i64 {
         let now = self.store.now_ms();
         self.last.fetch_max(now, Ordering::Relaxed).max(now)
@@ -151,7 +162,8 @@ pub fn journal(
     new_runs: mpsc::Sender<NewRun>,
     fenced: CancellationToken,
 ) -> (Journal, Loops) {
-    let clock = Arc::new(Clock { store: store.clone(), last: AtomicI64::new(0) });
+    let ids = Mutex::new(uuid::ContextV7::new());
+    let clock = Arc::new(Clock { store: store.clone(), last: AtomicI64::new(0), ids });
     let (creates, create_jobs) = mpsc::channel(CREATES_MAX);
     let (appends, append_jobs) = mpsc::channel(QUEUE_MAX);
     let creator =
@@ -174,7 +186,27 @@ impl Journal {
         placement: Placement,
     ) -> Result<Intent, Refused> {
         let (answer, answered) = oneshot::channel();
-        let job = creator::Job { create, queued, placement, answer };
+        let job = creator::RunJob { create, queued, placement, answer };
+        let job = creator::Job::One(Box::new(job));
+        let gone = || Refused::Unavailable("the service is stopping".to_owned());
+        self.creates.send(job).await.map_err(|_closed| gone())?;
+        answered.await.map_err(|_dropped| gone())?
+    }
+
+    /// Creates a batch of runs, each with the first event of its place: all in one commit, or none.
+    ///
+    /// # Cancel safety
+    /// Dropping it before the lane has taken it means that nothing is created; later, only the
+    /// answer is lost.
+    pub async fn create_batch(
+        &self,
+        batch: CreateBatch,
+        queued: Vec<Draft>,
+    ) -> Result<BatchCreated, Refused> {
+        assert_eq!(batch.runs.len(), queued.len(), "each run has its first event");
+        let (answer, answered) = oneshot::channel();
+        let job = creator::BatchJob { batch, queued, answer };
+        let job = creator::Job::Batch(Box::new(job));
         let gone = || Refused::Unavailable("the service is stopping".to_owned());
         self.creates.send(job).await.map_err(|_closed| gone())?;
         answered.await.map_err(|_dropped| gone())?
@@ -204,8 +236,15 @@ impl Journal {
     }
 
     /// A new run's id: a UUIDv7 by the store's clock.
+    ///
+    /// Each is above those before it, so that the order of ids is the order of creation.
     pub fn new_run_id(&self) -> RunId {
-        RunId(uuid::Uuid::now_v7())
+        self.clock.new_run_id()
+    }
+
+    /// A new batch's id, of the same kind.
+    pub fn new_batch_id(&self) -> BatchId {
+        BatchId(self.clock.new_run_id().0)
     }
 
     /// The journal's time, milliseconds since 1970.
