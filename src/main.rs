@@ -30,6 +30,8 @@ struct Cli {
 enum Command {
     /// Serve the API and drive runs; what is done without a command too
     Serve(Flags),
+    /// Bring the store's schema up to date and end; the service does so too, at its start
+    Migrate(Flags),
     /// Run an agent once and show what it says, on a server or in this process
     Run(RunFlags),
 }
@@ -39,10 +41,11 @@ const WRONG_SETTINGS: u8 = 2;
 
 fn main() -> ExitCode {
     let Cli { command, flags } = Cli::parse();
-    let flags = match command {
-        Some(Command::Serve(flags)) => flags,
+    let (flags, only_migrates) = match command {
+        Some(Command::Serve(flags)) => (flags, false),
+        Some(Command::Migrate(flags)) => (flags, true),
         Some(Command::Run(flags)) => return run(flags),
-        None => flags,
+        None => (flags, false),
     };
     let config = match Config::load(&flags) {
         Ok(config) => config,
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
             return ExitCode::from(WRONG_SETTINGS);
         }
     };
-    match serve(config) {
+    match if only_migrates { migrate(&config) } else { serve(config) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format_args!("{error:#}"));
@@ -75,6 +78,15 @@ fn serve(config: Config) -> anyhow::Result<()> {
             never = signals.stop(stop) => match never {},
         }
     })
+}
+
+fn migrate(config: &Config) -> anyhow::Result<()> {
+    telemetry::init(&config.log, config.log_format)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let store = runtime.block_on(app::migrate(config))?;
+    // Nobody reads it: the exit code says enough.
+    let _ = writeln!(std::io::stdout(), "the schema is up to date: {store}");
+    Ok(())
 }
 
 fn run(flags: RunFlags) -> ExitCode {

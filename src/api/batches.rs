@@ -15,7 +15,7 @@ use super::auth::Caller;
 use super::guard::RequestId;
 use super::problem::{ErrorCode, Problem};
 use super::request::{Name, Parameters, body, idempotency_key, must_be_json, traceparent};
-use super::runs::{REPLAYED, conflict, intent, refused};
+use super::runs::{REPLAYED, away, conflict, intent, refused};
 use super::wire::{self, Asked};
 use super::{ApiState, TENANT, inbox};
 use crate::journal::timestamp;
@@ -59,6 +59,9 @@ pub(super) async fn create(
     let answer = async {
         if api.stop.is_cancelled() {
             return Err(Problem::new(ErrorCode::Draining, "the service is stopping; try again"));
+        }
+        if api.lease.is_away() {
+            return Err(away());
         }
         let (value, digest) = wire::json(&bytes)?;
         drop(bytes);

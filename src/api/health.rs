@@ -33,8 +33,8 @@ pub(super) async fn ready(State(api): State<ApiState>) -> Result<Json<Value>, Pr
     if api.stop.is_cancelled() {
         return Err(Problem::new(ErrorCode::Draining, "the service is stopping"));
     }
-    if api.journal.fenced().is_cancelled() {
-        let detail = "another process has taken over this node's runs";
+    if !api.lease.is_held() {
+        let detail = "this node's lease is lost: it becomes another node when the store answers";
         return Err(Problem::new(ErrorCode::StoreUnavailable, detail));
     }
     let asked = tokio::time::timeout(STORE_TIMEOUT, api.store.counts()).await;

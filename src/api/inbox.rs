@@ -27,7 +27,7 @@ pub(super) async fn leave_all(
 
 fn wake(api: &ApiState, run: RunId, left: Left) {
     match left {
-        Left::Accepted(_owner) => api.admission.wake(run),
+        Left::Accepted(owner) => api.wake(owner, run),
         Left::Ended | Left::Full | Left::NoRun => {}
     }
 }

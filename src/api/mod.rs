@@ -24,11 +24,12 @@ use axum::{Router, middleware};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Lease};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::run::Catalog;
-use crate::store::Store;
+use crate::run::RunId;
+use crate::store::{NodeId, Notice, Store};
 use problem::Problem;
 pub use tokens::StreamTokens;
 
@@ -48,12 +49,24 @@ pub struct ApiState {
     pub admission: Admission,
     /// Makes and reads the tokens of streams.
     pub tokens: Arc<StreamTokens>,
+    /// Which node this is, and whether it may act.
+    pub lease: Lease,
     /// What specs may name.
     pub catalog: Arc<Catalog>,
     /// Cancelled when the service begins to stop.
     pub stop: CancellationToken,
     /// Gives the metrics, in Prometheus' text form.
     pub metrics: metrics_exporter_prometheus::PrometheusHandle,
+}
+
+impl ApiState {
+    /// Wakes whoever must read the run's inbox: its owner, here or elsewhere, or whoever claims it.
+    fn wake(&self, owner: Option<NodeId>, run: RunId) {
+        match owner {
+            Some(node) if node != self.lease.node().id => self.hub.tell(Notice::News(node, run)),
+            Some(_) | None => self.admission.wake(run),
+        }
+    }
 }
 
 /// All routes, behind the guard.

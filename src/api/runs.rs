@@ -94,8 +94,14 @@ async fn commit(
     if api.stop.is_cancelled() {
         return Err(Problem::new(ErrorCode::Draining, "the service is stopping; try again"));
     }
+    if api.lease.is_away() {
+        return Err(away());
+    }
     let (create, queued) = intent(api, asked, key, trace, &caller.by);
-    let placement = api.admission.born_slot().map_or(Placement::Queue, Placement::Here);
+    let placement = match api.admission.born_slot() {
+        Some(slot) if api.lease.is_held() => Placement::Here(api.lease.node(), slot),
+        Some(_) | None => Placement::Queue,
+    };
     match api.journal.create(create, queued, placement).await {
         Ok(Intent::New(run)) => Ok((run, true)),
         Ok(Intent::Existing(run)) => Ok((run, false)),
@@ -119,11 +125,7 @@ pub(super) fn refused(why: &Refused) -> Problem {
             Problem::internal()
         }
         // Why stands in the log.
-        Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews => {
-            let detail = "the store can't be reached; send the request again: with a key it finds \
-                          what was created all the same";
-            Problem::new(ErrorCode::StoreUnavailable, detail)
-        }
+        Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews => away(),
     }
 }
 
@@ -158,6 +160,12 @@ pub(super) fn intent(
         events: Vec::new(),
     };
     (create, Draft { turn: 0, attempt: 1, body: queued })
+}
+
+pub(super) fn away() -> Problem {
+    let detail = "the store can't be reached; send the request again: with a key it finds the run \
+                  where it was created all the same";
+    Problem { retry_after: Some(1), ..Problem::new(ErrorCode::StoreUnavailable, detail) }
 }
 
 /// `GET /runs/{id}`
@@ -345,11 +353,8 @@ pub(super) async fn find(api: &ApiState, name: &str) -> Result<(RunRow, Watch), 
     let run = api.store.resolve(TENANT, name).await?;
     let run = run.ok_or_else(|| Problem::not_found("run"))?;
     let watch = api.hub.watch(run);
-    let row = load(api, run).await?;
-    if row.tenant != TENANT {
-        return Err(Problem::not_found("run"));
-    }
-    Ok((row, watch))
+    let row = api.store.find(TENANT, &run.to_string()).await?;
+    Ok((row.ok_or_else(|| Problem::not_found("run"))?, watch))
 }
 
 pub(super) async fn load(api: &ApiState, run: RunId) -> Result<RunRow, Problem> {

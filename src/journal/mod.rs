@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use uuid::ContextV7;
 
 pub use batch::Text;
 pub use creator::Creator;
@@ -23,7 +23,9 @@ pub use writer::Writer;
 
 use crate::hub::Hub;
 use crate::run::{Draft, Event, RunId, Seq};
-use crate::store::{BatchCreated, BatchId, Create, CreateBatch, NodeId, RunUpdate, Shown, Store};
+use crate::store::{
+    BatchCreated, BatchId, Create, CreateBatch, Node, NodeId, RunUpdate, Shown, Store,
+};
 
 /// How many pushes and appends may wait for the writer before callers wait for room: some thousand
 /// runs with a few deltas each.
@@ -37,9 +39,10 @@ const CREATES_MAX: usize = 1024;
 pub struct Journal {
     creates: mpsc::Sender<creator::Job>,
     appends: mpsc::Sender<writer::Job>,
-    fenced: CancellationToken,
     clock: Arc<Clock>,
     pens: Arc<AtomicU64>,
+    /// Counts the ids of one millisecond, so that they keep the order in which they were made.
+    ids: Arc<Mutex<ContextV7>>,
 }
 
 /// Tells a run's pen from one that was there before.
@@ -59,8 +62,8 @@ pub struct Loops {
 /// What the create lane tells the workers.
 #[derive(Debug)]
 pub enum NewRun {
-    /// Born running here, with its slot.
-    Born(RunId, OwnedSemaphorePermit),
+    /// Born running here, on this node, with its slot.
+    Born(NodeId, RunId, OwnedSemaphorePermit),
     /// Queued: somebody may claim it.
     Queued,
 }
@@ -69,7 +72,7 @@ pub enum NewRun {
 #[derive(Debug)]
 pub enum Placement {
     /// To this node at once, with this slot.
-    Here(OwnedSemaphorePermit),
+    Here(Node, OwnedSemaphorePermit),
     /// Into the queue.
     Queue,
 }
@@ -129,18 +132,9 @@ pub struct Effects {
 struct Clock {
     store: Store,
     last: AtomicI64,
-    ids: Mutex<uuid::ContextV7>,
 }
 
 impl Clock {
-    fn new_run_id(&self) -> RunId {
-        let ms = self.now_ms().unsigned_abs();
-        let ids = self.ids.lock().expect("nothing panics while it holds the ids");
-        let nanos = u32::try_from(ms % 1000).expect("it is below 1000") * 1_000_000;
-        let at = uuid::Timestamp::from_unix(&*ids, ms / 1000, nanos);
-        RunId(uuid::Uuid::new_v7(at))
-    }
-
     fn now_ms(&self) -> i64 {
         let now = self.store.now_ms();
         self.last.fetch_max(now, Ordering::Relaxed).max(now)
@@ -153,24 +147,17 @@ pub fn timestamp(ms: i64) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
-/// Makes the door and the loops behind it. `new_runs` hears of every new run after its commit;
-/// `fenced` is cancelled when this node no longer owns anything.
-pub fn journal(
-    store: Store,
-    hub: Hub,
-    node: NodeId,
-    new_runs: mpsc::Sender<NewRun>,
-    fenced: CancellationToken,
-) -> (Journal, Loops) {
-    let ids = Mutex::new(uuid::ContextV7::new());
-    let clock = Arc::new(Clock { store: store.clone(), last: AtomicI64::new(0), ids });
+/// Makes the door and the loops behind it. `new_runs` hears of every new run after its commit.
+pub fn journal(store: Store, hub: Hub, new_runs: mpsc::Sender<NewRun>) -> (Journal, Loops) {
+    let clock = Arc::new(Clock { store: store.clone(), last: AtomicI64::new(0) });
     let (creates, create_jobs) = mpsc::channel(CREATES_MAX);
     let (appends, append_jobs) = mpsc::channel(QUEUE_MAX);
     let creator =
-        Creator::new(store.clone(), hub.clone(), node, Arc::clone(&clock), create_jobs, new_runs);
-    let writer = Writer::new(store, hub, node, Arc::clone(&clock), append_jobs, fenced.clone());
+        Creator::new(store.clone(), hub.clone(), Arc::clone(&clock), create_jobs, new_runs);
+    let writer = Writer::new(store, hub, Arc::clone(&clock), append_jobs);
     let pens = Arc::new(AtomicU64::new(0));
-    (Journal { creates, appends, fenced, clock, pens }, Loops { writer, creator })
+    let ids = Arc::new(Mutex::new(ContextV7::new()));
+    (Journal { creates, appends, clock, pens, ids }, Loops { writer, creator })
 }
 
 impl Journal {
@@ -213,14 +200,20 @@ impl Journal {
     }
 
     /// Opens a run that this node owns for appending behind `head`. One pen at a time for a run: where
-    /// there are two, neither writes any more.
+    /// there are two, neither writes any more. The first pen of a later node ends all those before.
     ///
     /// # Cancel safety
     /// Dropping it before there is room opens nothing; later, the run is to be closed with
     /// [`Journal::close`].
-    pub async fn open(&self, run: RunId, head: Seq, last_at_ms: i64) -> Result<Pen, Refused> {
+    pub async fn open(
+        &self,
+        node: &Node,
+        run: RunId,
+        head: Seq,
+        last_at_ms: i64,
+    ) -> Result<Pen, Refused> {
         let id = PenId(self.pens.fetch_add(1, Ordering::Relaxed));
-        let job = writer::Job::Open { run, pen: id, head, last_at_ms };
+        let job = writer::Job::Open { node: node.clone(), run, pen: id, head, last_at_ms };
         self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)?;
         Ok(Pen { run, id, appends: self.appends.clone(), is_torn: false })
     }
@@ -239,22 +232,25 @@ impl Journal {
     ///
     /// Each is above those before it, so that the order of ids is the order of creation.
     pub fn new_run_id(&self) -> RunId {
-        self.clock.new_run_id()
+        RunId(self.new_id())
     }
 
     /// A new batch's id, of the same kind.
     pub fn new_batch_id(&self) -> BatchId {
-        BatchId(self.clock.new_run_id().0)
+        BatchId(self.new_id())
+    }
+
+    fn new_id(&self) -> uuid::Uuid {
+        let ms = self.now_ms();
+        let seconds = u64::try_from(ms.div_euclid(1000)).unwrap_or(0);
+        let nanos = u32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
+        let time = uuid::Timestamp::from_unix(&*self.ids, seconds, nanos);
+        uuid::Uuid::new_v7(time)
     }
 
     /// The journal's time, milliseconds since 1970.
     pub fn now_ms(&self) -> i64 {
         self.clock.now_ms()
-    }
-
-    /// Cancelled when this node no longer owns anything.
-    pub fn fenced(&self) -> &CancellationToken {
-        &self.fenced
     }
 }
 

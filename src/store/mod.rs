@@ -6,6 +6,7 @@
 
 mod batches;
 mod listing;
+pub mod postgres;
 mod rows;
 pub mod sqlite;
 
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 
 pub use batches::*;
 pub use listing::*;
+pub use postgres::{Listen, Postgres, PostgresOptions};
 pub use rows::*;
 pub use sqlite::Sqlite;
 
@@ -49,6 +51,8 @@ pub enum StoreError {
 pub enum Store {
     /// One file, one node.
     Sqlite(Sqlite),
+    /// One database, several nodes.
+    Postgres(Arc<Postgres>),
 }
 
 impl Store {
@@ -60,10 +64,27 @@ impl Store {
         Ok(Store::Sqlite(Sqlite::open(folder).await?))
     }
 
+    /// Opens the store of several nodes, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// Where the database can't be reached, isn't ours, or is of a newer release: they say what to do.
+    pub async fn open_postgres(options: PostgresOptions) -> anyhow::Result<Store> {
+        Ok(Store::Postgres(Arc::new(Postgres::open(options).await?)))
+    }
+
+    /// Brings the schema of a database up to date, and does nothing else.
+    ///
+    /// # Errors
+    /// As those of [`Store::open_postgres`].
+    pub async fn migrate_postgres(url: &str) -> anyhow::Result<()> {
+        postgres::migrate(url).await
+    }
+
     /// What kind it is, for anybody: `/readyz` says it.
     pub fn kind(&self) -> &'static str {
         match self {
             Store::Sqlite(_) => "SQLite (one node)",
+            Store::Postgres(_) => "PostgreSQL",
         }
     }
 
@@ -71,6 +92,7 @@ impl Store {
     pub fn describe(&self) -> String {
         match self {
             Store::Sqlite(store) => store.describe(),
+            Store::Postgres(store) => store.describe(),
         }
     }
 
@@ -78,6 +100,26 @@ impl Store {
     pub fn now_ms(&self) -> i64 {
         match self {
             Store::Sqlite(_) => jiff::Timestamp::now().as_millisecond(),
+            Store::Postgres(store) => store.now_ms(),
+        }
+    }
+
+    /// How far this machine's wall clock is ahead of the store's, milliseconds, when last looked at.
+    pub fn clock_skew_ms(&self) -> i64 {
+        match self {
+            Store::Sqlite(_) => 0,
+            Store::Postgres(store) => store.clock_skew_ms(),
+        }
+    }
+
+    /// What has to be done about once an hour, so that there is room for the days to come.
+    ///
+    /// # Errors
+    /// Where there will be none: without today's, no run can be created.
+    pub async fn maintain(&self) -> Result<(), StoreError> {
+        match self {
+            Store::Sqlite(_) => Ok(()),
+            Store::Postgres(store) => store.maintain().await,
         }
     }
 
@@ -88,6 +130,7 @@ impl Store {
     pub async fn register(&self, name: &str) -> Result<(NodeId, Rescued), StoreError> {
         match self {
             Store::Sqlite(store) => store.register(name).await,
+            Store::Postgres(store) => store.register(name).await,
         }
     }
 
@@ -99,6 +142,7 @@ impl Store {
     pub async fn hand_over(&self, node: NodeId) -> Result<u64, StoreError> {
         match self {
             Store::Sqlite(store) => store.hand_over(node).await,
+            Store::Postgres(store) => store.hand_over(node).await,
         }
     }
 
@@ -110,6 +154,7 @@ impl Store {
     pub async fn create(&self, batch: Vec<Create>) -> Result<Vec<Created>, StoreError> {
         match self {
             Store::Sqlite(store) => store.create(batch).await,
+            Store::Postgres(store) => store.create(batch).await,
         }
     }
 
@@ -121,6 +166,7 @@ impl Store {
     pub async fn create_batch(&self, batch: Arc<CreateBatch>) -> Result<BatchCreated, StoreError> {
         match self {
             Store::Sqlite(store) => store.create_batch(batch).await,
+            Store::Postgres(store) => store.create_batch(batch).await,
         }
     }
 
@@ -141,6 +187,7 @@ impl Store {
     ) -> Result<Vec<Appended>, StoreError> {
         match self {
             Store::Sqlite(store) => store.append(node, number, batch).await,
+            Store::Postgres(store) => store.append(node, number, batch).await,
         }
     }
 
@@ -152,6 +199,7 @@ impl Store {
     pub async fn claim(&self, node: NodeId, slots: u32) -> Result<Claims, StoreError> {
         match self {
             Store::Sqlite(store) => store.claim(node, slots).await,
+            Store::Postgres(store) => store.claim(node, slots).await,
         }
     }
 
@@ -160,6 +208,7 @@ impl Store {
     pub fn lease(&self) -> Option<Duration> {
         match self {
             Store::Sqlite(_) => None,
+            Store::Postgres(store) => Some(store.lease()),
         }
     }
 
@@ -168,14 +217,10 @@ impl Store {
     ///
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
-    pub async fn heartbeat(
-        &self,
-        node: NodeId,
-        _slots: u32,
-        _busy: u32,
-    ) -> Result<Beat, StoreError> {
+    pub async fn heartbeat(&self, node: NodeId, slots: u32, busy: u32) -> Result<Beat, StoreError> {
         match self {
             Store::Sqlite(store) => store.heartbeat(node).await,
+            Store::Postgres(store) => store.heartbeat(node, slots, busy).await,
         }
     }
 
@@ -184,9 +229,10 @@ impl Store {
     ///
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
-    pub async fn rescue(&self, _node: NodeId) -> Result<Rescued, StoreError> {
+    pub async fn rescue(&self, node: NodeId) -> Result<Rescued, StoreError> {
         match self {
             Store::Sqlite(_) => Ok(Rescued::default()),
+            Store::Postgres(store) => store.rescue(node).await,
         }
     }
 
@@ -194,6 +240,7 @@ impl Store {
     pub async fn positions(&self, runs: Vec<RunId>) -> Result<Vec<(RunId, Seq)>, StoreError> {
         match self {
             Store::Sqlite(store) => store.positions(&runs).await,
+            Store::Postgres(store) => store.positions(&runs).await,
         }
     }
 
@@ -201,9 +248,10 @@ impl Store {
     ///
     /// # Cancel safety
     /// Dropping it may lose the notices.
-    pub async fn notify(&self, _node: NodeId, _notices: Vec<Notice>) -> Result<(), StoreError> {
+    pub async fn notify(&self, node: NodeId, notices: Vec<Notice>) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(_) => Ok(()),
+            Store::Postgres(store) => store.notify(node, notices).await,
         }
     }
 
@@ -216,9 +264,10 @@ impl Store {
     ///
     /// # Cancel safety
     /// Dropping it loses nothing that was not told.
-    pub async fn hear(&self, _node: NodeId) -> Result<Heard, StoreError> {
+    pub async fn hear(&self, node: NodeId) -> Result<Heard, StoreError> {
         match self {
             Store::Sqlite(_) => std::future::pending().await,
+            Store::Postgres(store) => store.hear(node).await,
         }
     }
 
@@ -230,6 +279,7 @@ impl Store {
     pub async fn requeue(&self, node: NodeId, run: RunId, why: LetGo) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.requeue(node, run, why).await,
+            Store::Postgres(store) => store.requeue(node, run, why).await,
         }
     }
 
@@ -245,6 +295,7 @@ impl Store {
     ) -> Result<Left, StoreError> {
         match self {
             Store::Sqlite(store) => store.leave(tenant, run, note).await,
+            Store::Postgres(store) => store.leave(tenant, run, note).await,
         }
     }
 
@@ -260,6 +311,7 @@ impl Store {
     ) -> Result<Vec<Left>, StoreError> {
         match self {
             Store::Sqlite(store) => store.leave_all(tenant, runs, note).await,
+            Store::Postgres(store) => store.leave_all(tenant, runs, note).await,
         }
     }
 
@@ -271,6 +323,7 @@ impl Store {
     pub async fn purge(&self, tenant: &str, run: RunId) -> Result<Purged, StoreError> {
         match self {
             Store::Sqlite(store) => store.purge(tenant, run).await,
+            Store::Postgres(store) => store.purge(tenant, run).await,
         }
     }
 
@@ -278,6 +331,7 @@ impl Store {
     pub async fn inbox(&self, run: RunId) -> Result<Vec<InboxRow>, StoreError> {
         match self {
             Store::Sqlite(store) => store.inbox(run).await,
+            Store::Postgres(store) => store.inbox(run).await,
         }
     }
 
@@ -301,6 +355,7 @@ impl Store {
     ) -> Result<Vec<StoredEvent>, StoreError> {
         match self {
             Store::Sqlite(store) => store.events(run, after, limit, bytes).await,
+            Store::Postgres(store) => store.events(run, after, limit, bytes).await,
         }
     }
 
@@ -314,6 +369,7 @@ impl Store {
     ) -> Result<Vec<StoredEvent>, StoreError> {
         match self {
             Store::Sqlite(store) => store.events_before(run, before, limit, types).await,
+            Store::Postgres(store) => store.events_before(run, before, limit, types).await,
         }
     }
 
@@ -321,6 +377,7 @@ impl Store {
     pub async fn log_for_fold(&self, run: RunId) -> Result<Vec<StoredEvent>, StoreError> {
         match self {
             Store::Sqlite(store) => store.log_for_fold(run).await,
+            Store::Postgres(store) => store.log_for_fold(run).await,
         }
     }
 
@@ -330,6 +387,7 @@ impl Store {
             (Ok(run), _) => Ok(Some(run)),
             (Err(_), _) if !is_client_id(name) => Ok(None),
             (Err(_), Store::Sqlite(store)) => store.named(tenant, name).await,
+            (Err(_), Store::Postgres(store)) => store.named(tenant, name).await,
         }
     }
 
@@ -337,6 +395,7 @@ impl Store {
     pub async fn find(&self, tenant: &str, name: &str) -> Result<Option<RunRow>, StoreError> {
         match self {
             Store::Sqlite(store) => store.find(tenant, name).await,
+            Store::Postgres(store) => store.find(tenant, name).await,
         }
     }
 
@@ -344,6 +403,7 @@ impl Store {
     pub async fn load(&self, run: RunId) -> Result<Option<RunRow>, StoreError> {
         match self {
             Store::Sqlite(store) => store.load(run).await,
+            Store::Postgres(store) => store.load(run).await,
         }
     }
 
@@ -351,6 +411,7 @@ impl Store {
     pub async fn queue_position(&self, run: RunId) -> Result<Option<u64>, StoreError> {
         match self {
             Store::Sqlite(store) => store.queue_position(run).await,
+            Store::Postgres(store) => store.queue_position(run).await,
         }
     }
 
@@ -363,6 +424,7 @@ impl Store {
     ) -> Result<Vec<Listed>, StoreError> {
         match self {
             Store::Sqlite(store) => store.list(tenant, filter, limit).await,
+            Store::Postgres(store) => store.list(tenant, filter, limit).await,
         }
     }
 
@@ -374,6 +436,7 @@ impl Store {
     ) -> Result<Option<BatchRow>, StoreError> {
         match self {
             Store::Sqlite(store) => store.batch(tenant, batch).await,
+            Store::Postgres(store) => store.batch(tenant, batch).await,
         }
     }
 
@@ -389,6 +452,7 @@ impl Store {
     ) -> Result<Vec<u8>, StoreError> {
         match self {
             Store::Sqlite(store) => store.secret(name, candidate).await,
+            Store::Postgres(store) => store.secret(name, candidate).await,
         }
     }
 
@@ -396,6 +460,7 @@ impl Store {
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         match self {
             Store::Sqlite(store) => store.counts().await,
+            Store::Postgres(store) => store.counts().await,
         }
     }
 
@@ -403,6 +468,7 @@ impl Store {
     pub async fn close(&self) {
         match self {
             Store::Sqlite(store) => store.close().await,
+            Store::Postgres(store) => store.close().await,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::BatchId;
 use crate::run::{RunId, Seq, Status};
@@ -10,6 +11,25 @@ use crate::run::{RunId, Seq, Status};
 /// One start of one process; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub i64);
+
+/// One life of one node: from its registration to the end of its ownership. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Its name, for the log.
+    pub name: Arc<str>,
+    /// Cancelled when it owns nothing any more: whatever it drives has to stop.
+    pub lost: CancellationToken,
+}
+
+impl Node {
+    /// A node that was just registered, on a machine of this name.
+    pub fn new(id: NodeId, machine: &str) -> Node {
+        let name = Arc::from(format!("{machine}-{}", id.0));
+        Node { id, name, lost: CancellationToken::new() }
+    }
+}
 
 /// What `register` took over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +102,8 @@ pub enum Created {
     Conflict,
     /// It should have been born on a node that is dead: create it queued.
     Fenced,
+    /// Somebody who does not come to an end is binding one of its keys: nothing was done.
+    Busy,
 }
 
 /// An event as it is stored.

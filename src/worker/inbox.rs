@@ -42,7 +42,8 @@ impl Driver {
 
     /// Reads what is new and commits what it means.
     pub(super) async fn read_inbox(&mut self) -> Result<(), Halt> {
-        let rows = self.tools.store.inbox(self.run).await.map_err(Halt::Store)?;
+        let tools = &self.tools;
+        let rows = tools.read(&self.drain, || tools.store.inbox(self.run)).await?;
         let Some(last) = rows.last().map(|row| row.n).filter(|last| *last > self.inbox_read) else {
             return Ok(());
         };

@@ -330,8 +330,9 @@ fn every_error_is_described_with_its_status() {
 fn settings(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| {
-            let is_ours =
-                ["RUNLEDGER_", "OPENAI_", "ANTHROPIC_"].iter().any(|start| word.starts_with(start));
+            let is_ours = ["RUNLEDGER_", "OPENAI_", "ANTHROPIC_", "DATABASE_"]
+                .iter()
+                .any(|start| word.starts_with(start));
             is_ours && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_uppercase())
         })
         .collect()

@@ -16,7 +16,10 @@ mod load;
 mod messages;
 mod models;
 mod neighbours;
+mod nodes;
 mod patch;
+#[path = "../postgres/mod.rs"]
+mod postgres;
 mod purge;
 mod recovery;
 mod run_command;

@@ -25,9 +25,9 @@ fn made_at(ms: i64, place: u64) -> RunId {
     RunId(Uuid::from_u128(first | (7 << 76) | (2 << 62) | u128::from(place)))
 }
 
-/// Run number `n` of many.
-fn run(node: &Node, n: usize) -> Create {
-    let id = made_at(1_700_000_000_000 + (n as i64 / 3) * 10, n as u64);
+/// Run number `n` of many, the first of which was made at `first_ms`.
+fn run(node: &Node, first_ms: i64, n: usize) -> Create {
+    let id = made_at(first_ms + (n as i64 / 3) * 10, n as u64);
     let is_named = n.is_multiple_of(5);
     let name = format!("name-{n}");
     Create {
@@ -67,9 +67,10 @@ fn ended(run: RunId, status: Status, reason: &str) -> Append {
 /// So many runs of all kinds.
 async fn many(bench: &Bench, node: &mut Node, count: usize) -> Vec<RunId> {
     let mut ids = Vec::with_capacity(count);
+    let first_ms = bench.store.now_ms();
     for from in (0..count).step_by(500) {
         let part = from..count.min(from + 500);
-        let creates: Vec<Create> = part.clone().map(|n| run(node, n)).collect();
+        let creates: Vec<Create> = part.clone().map(|n| run(node, first_ms, n)).collect();
         ids.extend(creates.iter().map(|create| create.id));
         bench.store.create(creates).await.expect("they are created");
         let ends: Vec<Append> = part
@@ -205,7 +206,8 @@ pub(crate) async fn pages_follow_each_other_whatever_is_created_or_ends_between(
         filter.below = Some(last.id);
         seen.extend(page.iter().map(|run| run.id));
         // A newer one comes, and one that was seen ends.
-        let newer = Create { id: made_at(1_800_000_000_000, seen.len() as u64), ..run(&node, 6) };
+        let later_ms = bench.store.now_ms() + 3_600_000;
+        let newer = Create { id: made_at(later_ms, seen.len() as u64), ..run(&node, later_ms, 6) };
         bench.create_one(Create { keys: Vec::new(), ..newer }).await;
         if seen.contains(&all[7]) && !seen.is_empty() {
             // It has ended already, or ends now.
@@ -277,11 +279,12 @@ pub(crate) async fn a_list_shows_what_the_last_append_said(bench: Bench) {
 
 pub(crate) async fn places_in_the_queue_are_told(bench: Bench) {
     let node = bench.node().await;
+    let first_ms = bench.store.now_ms() - 10_000;
     let born = node.born().await;
     let mut queued = Vec::new();
     for n in 0..5 {
-        let id = made_at(1_700_000_000_000 + n, 0);
-        let create = Create { id, created_at_ms: 1_700_000_000_000 + n, ..intent("queued") };
+        let id = made_at(first_ms + n, 0);
+        let create = Create { id, created_at_ms: first_ms + n, ..intent("queued") };
         bench.create_one(create).await;
         queued.push(id);
     }
@@ -294,16 +297,13 @@ pub(crate) async fn places_in_the_queue_are_told(bench: Bench) {
     }
     let mut later: Vec<Create> = Vec::new();
     for n in 0..u64::from(PLACES) {
-        let id = made_at(1_700_000_001_000, n);
-        later.push(Create { id, created_at_ms: 1_700_000_001_000, ..intent("queued") });
+        let id = made_at(first_ms + 1000, n);
+        later.push(Create { id, created_at_ms: first_ms + 1000, ..intent("queued") });
     }
     let last = later[later.len() - 1].id;
     bench.store.create(later).await.expect("they are created");
-    let far = Filter {
-        from: Some(last),
-        below: Some(made_at(1_700_000_001_001, 0)),
-        ..Filter::default()
-    };
+    let far =
+        Filter { from: Some(last), below: Some(made_at(first_ms + 1001, 0)), ..Filter::default() };
     let seen = list(&bench, &far, 1).await.remove(0);
     assert_eq!((seen.id, seen.queue_position), (last, None), "nobody counts that far for a list");
 }

@@ -10,7 +10,12 @@ mod erase;
 mod inbox;
 mod kill_loop;
 mod list;
+mod opening;
+#[path = "../postgres/mod.rs"]
+mod postgres_server;
 mod read;
+mod restart;
+mod sessions;
 
 /// Makes a test of every case for every store.
 macro_rules! conformance {
@@ -27,7 +32,7 @@ macro_rules! conformance {
     };
 }
 
-conformance!(sqlite => {
+conformance!(sqlite, postgres => {
     create:
         the_same_key_and_body_are_the_same_run,
         the_same_key_and_another_body_are_refused,
