@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{Admission, Lease};
 use crate::api::auth::Keys;
 use crate::api::guard::Guard;
-use crate::api::{self, ApiState, server};
+use crate::api::{self, ApiState, StreamTokens, server};
 use crate::config::{self, Config, Provider, ProviderKind};
 use crate::hub::{Hub, Remote, Wakes};
 use crate::journal::journal;
@@ -227,6 +227,7 @@ impl Parts<'_> {
             node: lease.node(),
         };
         let state = ApiState {
+            tokens: Arc::new(StreamTokens::new(store.clone())),
             store: store.clone(),
             journal,
             hub,

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
+pub(super) use batch_job::BatchJob;
+
 use super::{Clock, Intent, NewRun, Placement, Refused, batch, timestamp};
 use crate::hub::Hub;
 use crate::run::{Draft, Seq};
@@ -27,16 +29,25 @@ const TRY_WAIT: Duration = Duration::from_millis(20);
 /// How many bytes of specs and events one transaction takes: what is larger goes alone.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-pub(super) struct Job {
+mod batch_job;
+
+/// What waits for the lane.
+#[derive(Debug)]
+pub(super) enum Job {
+    One(Box<RunJob>),
+    Batch(Box<BatchJob>),
+}
+
+pub(super) struct RunJob {
     pub(super) create: Create,
     pub(super) queued: Draft,
     pub(super) placement: Placement,
     pub(super) answer: oneshot::Sender<Result<Intent, Refused>>,
 }
 
-impl std::fmt::Debug for Job {
+impl std::fmt::Debug for RunJob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Job").field("run", &self.create.id).finish_non_exhaustive()
+        f.debug_struct("RunJob").field("run", &self.create.id).finish_non_exhaustive()
     }
 }
 
@@ -71,12 +82,22 @@ impl Creator {
     pub async fn run(mut self) {
         let mut jobs = Vec::new();
         while self.jobs.recv_many(&mut jobs, BATCH_MAX).await > 0 {
-            let now = self.clock.now_ms();
-            let at = timestamp(now);
+            let at = timestamp(self.clock.now_ms());
             let mut bytes = 0;
             let (mut creates, mut waiters) = (Vec::new(), Vec::new());
             for job in jobs.drain(..) {
-                let (create, waiter) = self.prepare(job, now, &at);
+                let job = match job {
+                    Job::One(job) => *job,
+                    Job::Batch(job) => {
+                        // In the order of asking: what came before is committed before.
+                        self.commit(std::mem::take(&mut creates), std::mem::take(&mut waiters))
+                            .await;
+                        bytes = 0;
+                        self.create_batch(*job).await;
+                        continue;
+                    }
+                };
+                let (create, waiter) = self.prepare(job, &at);
                 let more = create.spec.len()
                     + create.events.iter().map(|event| event.data.len()).sum::<usize>();
                 if bytes + more > BATCH_BYTES_MAX && !creates.is_empty() {
@@ -91,10 +112,11 @@ impl Creator {
         }
     }
 
-    fn prepare(&self, job: Job, now: i64, at: &str) -> (Create, Waiter) {
-        let Job { mut create, queued, placement, answer } = job;
+    fn prepare(&self, job: RunJob, at: &str) -> (Create, Waiter) {
+        let RunJob { mut create, queued, placement, answer } = job;
         let (stored, _events) = batch::number(Seq(0), at, [batch::Written::new(queued)]);
-        create.created_at_ms = now;
+        // Lists go by ids: a run was created when its id was made.
+        create.created_at_ms = create.id.made_at_ms();
         create.events = stored;
         let here = match placement {
             Placement::Here(node, permit) => Some((node, permit)),
@@ -107,6 +129,9 @@ impl Creator {
     /// Commits a batch; one that is refused as data is committed run by run, so that a run's data
     /// spoils no neighbour.
     async fn commit(&self, creates: Vec<Create>, waiters: Vec<Waiter>) {
+        if creates.is_empty() {
+            return;
+        }
         match self.settle(&creates).await {
             Ok(done) => {
                 for ((create, created), waiter) in creates.into_iter().zip(done).zip(waiters) {

@@ -77,9 +77,29 @@ impl Client {
         answer(self.posting(path, body, headers)).await
     }
 
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        answer(self.sending(method, path, body, headers)).await
+    }
+
     fn posting(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> RequestBuilder {
+        self.sending(Method::POST, path, body, headers)
+    }
+
+    fn sending(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> RequestBuilder {
         let mut post = self
-            .request(Method::POST, path)
+            .request(method, path)
             .header("content-type", "application/json")
             .body(body.to_string());
         for (name, value) in headers {
