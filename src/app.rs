@@ -16,20 +16,22 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{Admission, Lease};
 use crate::api::auth::Keys;
 use crate::api::guard::Guard;
-use crate::api::{self, ApiState, server};
-use crate::config::{Config, Provider, ProviderKind};
+use crate::api::{self, ApiState, StreamTokens, server};
+use crate::config::{self, Config, Provider, ProviderKind};
 use crate::hub::{Hub, Remote, Wakes};
 use crate::journal::journal;
 use crate::model::endpoint::{Dialect, Endpoint, Patience};
 use crate::model::scripted::Scripted;
 use crate::model::{Registry, anthropic, openai, registry};
 use crate::run::{Catalog, catalog};
-use crate::store::{Node, Notice, Rescued, Store};
+use crate::store::{self, Node, Notice, PostgresOptions, Rescued, Store};
 use crate::tool::{self, Toolbox, http};
 use crate::worker::{self, Drain, Keeper, Pool, Tools};
 
+mod healthcheck;
 mod run;
 
+pub use healthcheck::healthcheck;
 pub use run::run;
 
 /// How many new runs may wait for the pool before the create lane waits: it is faster than a claim.
@@ -37,6 +39,10 @@ const NEW_RUNS_MAX: usize = 1024;
 
 /// Of the time to drain, what is kept for the end: cutting turns, the last commits, handing over.
 const LAST_STEPS: Duration = Duration::from_secs(2);
+
+/// How often the store is prepared for the days to come, and how soon again where that failed.
+const MAINTAIN: Duration = Duration::from_secs(3600);
+const MAINTAIN_AGAIN: Duration = Duration::from_secs(60);
 
 /// How often durations are folded into their histograms.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -142,12 +148,29 @@ impl Service {
     }
 }
 
+/// Brings the store's schema up to date, and says which store it was.
+///
+/// # Errors
+/// Where the store can't be had, or its schema is a newer release's.
+pub async fn migrate(config: &Config) -> anyhow::Result<String> {
+    let store = open_store(config).await?;
+    let what = store.describe();
+    store.close().await;
+    Ok(what)
+}
+
 /// PostgreSQL where it is named, else the embedded store.
 async fn open_store(config: &Config) -> anyhow::Result<Store> {
-    match &config.database {
-        Some(_) => anyhow::bail!("PostgreSQL is not available yet: unset DATABASE_URL"),
-        None => Store::open_sqlite(&config.data_dir).await,
-    }
+    let Some(database) = &config.database else {
+        return Store::open_sqlite(&config.data_dir).await;
+    };
+    let listen = match &database.listen {
+        config::Listen::SameUrl => store::Listen::Same,
+        config::Listen::Url(url) => store::Listen::At(url.expose().to_owned()),
+        config::Listen::Off => store::Listen::Off,
+    };
+    let url = database.url.expose().to_owned();
+    Store::open_postgres(PostgresOptions { url, listen, lease: config.lease }).await
 }
 
 /// What the service is made of.
@@ -204,6 +227,7 @@ impl Parts<'_> {
             node: lease.node(),
         };
         let state = ApiState {
+            tokens: Arc::new(StreamTokens::new(store.clone())),
             store: store.clone(),
             journal,
             hub,
@@ -230,6 +254,7 @@ impl Parts<'_> {
         tasks.spawn(upkeep(metrics, stop));
         let (mut membership, over) = (JoinSet::new(), CancellationToken::new());
         membership.spawn(keeper.run(over.clone()));
+        membership.spawn(maintain(store.clone(), over.clone()));
         if let Some(remote) = remote {
             membership.spawn(remote.run(over.clone()));
             let (store, lease) = (store.clone(), lease.clone());
@@ -284,6 +309,20 @@ async fn finish(mut tasks: JoinSet<()>, drain: Drain, time: Duration) {
 async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
     while tokio::time::timeout(UPKEEP, stop.cancelled()).await.is_err() {
         metrics.run_upkeep();
+    }
+}
+
+/// Makes room for the days to come, each hour: were it ever late, it would be days too early still.
+async fn maintain(store: Store, over: CancellationToken) {
+    let mut wait = MAINTAIN;
+    while over.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+        wait = match store.maintain().await {
+            Ok(()) => MAINTAIN,
+            Err(error) => {
+                tracing::error!(error = %error, "the store is not prepared for the days to come");
+                MAINTAIN_AGAIN
+            }
+        };
     }
 }
 
@@ -378,7 +417,7 @@ fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endp
 
 /// Says what was started, and how to try it.
 fn greet(config: &Config, service: &Service) {
-    let Service { store, models, address, .. } = service;
+    let Service { store, models, address, lease, .. } = service;
     let offers = models.offers().join(", ");
     let (auth, header) = if config.is_auth_on() {
         let keys = config.api_keys.len();
@@ -400,8 +439,12 @@ fn greet(config: &Config, service: &Service) {
     let body = "{\"agent\":{\"name\":\"Assistant\",\"tools\":[{\"type\":\"builtin\",\
         \"name\":\"calculator\"},{\"type\":\"builtin\",\"name\":\"current_time\"}]},\
         \"input\":\"What is 6*7, and what time is it?\"}";
+    let node = match store.lease() {
+        Some(time) => format!("node     {}, lease {} s\n", lease.node().name, time.as_secs_f64()),
+        None => String::new(),
+    };
     let greeting = format!(
-        "runledger {}\nstore    {}\nmodels   {offers} (scripted, needs no key); default {}\naddress  http://{address}\n\
+        "runledger {}\nstore    {}\n{node}models   {offers} (scripted, needs no key); default {}\naddress  http://{address}\n\
          auth     {auth}\ntry      curl -N http://{local}/runs{header} \
          -H 'Accept: text/event-stream' -H 'Content-Type: application/json' -d '{body}'\n",
         env!("CARGO_PKG_VERSION"),

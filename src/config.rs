@@ -11,11 +11,13 @@ use crate::telemetry::LogFormat;
 
 mod database;
 mod file;
+mod healthcheck;
 mod outside;
 mod provider;
 mod run;
 
 pub use database::{Database, Listen};
+pub use healthcheck::HealthcheckFlags;
 pub use outside::ToolSecret;
 pub use provider::{OutputLimitField, Provider, ProviderKind};
 pub use run::RunFlags;

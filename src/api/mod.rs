@@ -1,15 +1,20 @@
 //! The HTTP face: routes, and what every handler works with.
 
 pub mod auth;
+mod batches;
+mod changes;
 mod events;
 pub mod guard;
 mod health;
+mod inbox;
+mod lists;
 mod models;
 pub mod problem;
 mod request;
 mod runs;
 pub mod server;
 mod stream;
+mod tokens;
 mod wire;
 
 use std::sync::Arc;
@@ -26,6 +31,7 @@ use crate::run::Catalog;
 use crate::run::RunId;
 use crate::store::{NodeId, Notice, Store};
 use problem::Problem;
+pub use tokens::StreamTokens;
 
 /// The tenant of everything, until there are more.
 pub(crate) const TENANT: &str = "default";
@@ -41,6 +47,8 @@ pub struct ApiState {
     pub hub: Hub,
     /// Slots and wake-ups.
     pub admission: Admission,
+    /// Makes and reads the tokens of streams.
+    pub tokens: Arc<StreamTokens>,
     /// Which node this is, and whether it may act.
     pub lease: Lease,
     /// What specs may name.
@@ -69,17 +77,22 @@ pub fn router(state: ApiState, keys: Arc<auth::Keys>, guard: guard::Guard) -> Ro
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/models", get(models::list))
-        .route("/runs", post(runs::create))
-        .route("/runs/{id}", get(runs::get).delete(runs::cancel))
+        .route("/runs", get(lists::list).post(runs::create))
+        .route("/batches", post(batches::create))
+        .route("/batches/{id}", get(batches::get).delete(batches::cancel))
+        .route("/runs/{id}", get(runs::get).patch(changes::patch).delete(runs::cancel))
         .route("/runs/{id}/cancel", post(runs::cancel))
         .route("/runs/{id}/spec", get(runs::spec))
         .route("/runs/{id}/events", get(events::page))
         .route("/runs/{id}/stream", get(runs::stream))
+        .route("/runs/{id}/stream_tokens", post(tokens::create))
+        .route("/runs/{id}/purge", post(changes::purge))
         .fallback(problem::unknown_route)
         .method_not_allowed_fallback(problem::unknown_method)
-        .with_state(state)
+        .with_state(state.clone())
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn_with_state(keys, auth::authenticate))
+        .layer(middleware::from_fn_with_state(state.tokens, tokens::read))
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::guard))
 }
 

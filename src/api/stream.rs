@@ -27,8 +27,10 @@ const COMMENT: &[u8] = b":\n\n";
 /// How soon a store that is away is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
-/// How many events one read of the store brings.
+/// How many events one read of the store brings, and about how many bytes: each of many readers may
+/// hold as much.
 const PAGE: u32 = 500;
+const PAGE_BYTES: usize = 256 * 1024;
 
 /// What of the log a client wants to have streamed.
 #[derive(Debug)]
@@ -180,7 +182,8 @@ impl Reading {
         {
             return Ok(tail);
         }
-        let read = self.api.store.events(self.run, self.cursor.after, PAGE).await;
+        let after = self.cursor.after;
+        let read = self.api.store.events_within(self.run, after, PAGE, PAGE_BYTES).await;
         self.is_away = matches!(read, Err(StoreError::Unavailable(_)));
         let events = match read {
             // The stream stays open: the client could do no more than ask again.

@@ -153,6 +153,14 @@ impl Hub {
         }
     }
 
+    /// Forgets what a run's listeners have in memory: it was erased, and they are to find that out.
+    pub fn erase(&self, run: RunId) {
+        if let Some(entry) = self.lock().watched.get_mut(&run) {
+            entry.tail.clear();
+            entry.tail_bytes = 0;
+        }
+    }
+
     /// How many runs are listened to.
     pub fn watched_runs(&self) -> usize {
         self.lock().watched.len()

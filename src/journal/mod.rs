@@ -23,7 +23,9 @@ pub use writer::Writer;
 
 use crate::hub::Hub;
 use crate::run::{Draft, Event, RunId, Seq};
-use crate::store::{Create, Node, NodeId, RunUpdate, Store};
+use crate::store::{
+    BatchCreated, BatchId, Create, CreateBatch, Node, NodeId, RunUpdate, Shown, Store,
+};
 
 /// How many pushes and appends may wait for the writer before callers wait for room: some thousand
 /// runs with a few deltas each.
@@ -121,6 +123,8 @@ pub struct Effects {
     pub only_if_inbox_n: Option<i64>,
     /// How the run's row changes. Its time is filled in by the journal.
     pub update: Option<RunUpdate>,
+    /// What lists show of the run from now on.
+    pub shown: Shown,
 }
 
 /// Milliseconds since 1970 by the store's clock, never going back in this process.
@@ -169,7 +173,27 @@ impl Journal {
         placement: Placement,
     ) -> Result<Intent, Refused> {
         let (answer, answered) = oneshot::channel();
-        let job = creator::Job { create, queued, placement, answer };
+        let job = creator::RunJob { create, queued, placement, answer };
+        let job = creator::Job::One(Box::new(job));
+        let gone = || Refused::Unavailable("the service is stopping".to_owned());
+        self.creates.send(job).await.map_err(|_closed| gone())?;
+        answered.await.map_err(|_dropped| gone())?
+    }
+
+    /// Creates a batch of runs, each with the first event of its place: all in one commit, or none.
+    ///
+    /// # Cancel safety
+    /// Dropping it before the lane has taken it means that nothing is created; later, only the
+    /// answer is lost.
+    pub async fn create_batch(
+        &self,
+        batch: CreateBatch,
+        queued: Vec<Draft>,
+    ) -> Result<BatchCreated, Refused> {
+        assert_eq!(batch.runs.len(), queued.len(), "each run has its first event");
+        let (answer, answered) = oneshot::channel();
+        let job = creator::BatchJob { batch, queued, answer };
+        let job = creator::Job::Batch(Box::new(job));
         let gone = || Refused::Unavailable("the service is stopping".to_owned());
         self.creates.send(job).await.map_err(|_closed| gone())?;
         answered.await.map_err(|_dropped| gone())?
@@ -205,12 +229,23 @@ impl Journal {
     }
 
     /// A new run's id: a UUIDv7 by the store's clock.
+    ///
+    /// Each is above those before it, so that the order of ids is the order of creation.
     pub fn new_run_id(&self) -> RunId {
+        RunId(self.new_id())
+    }
+
+    /// A new batch's id, of the same kind.
+    pub fn new_batch_id(&self) -> BatchId {
+        BatchId(self.new_id())
+    }
+
+    fn new_id(&self) -> uuid::Uuid {
         let ms = self.now_ms();
         let seconds = u64::try_from(ms.div_euclid(1000)).unwrap_or(0);
         let nanos = u32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
         let time = uuid::Timestamp::from_unix(&*self.ids, seconds, nanos);
-        RunId(uuid::Uuid::new_v7(time))
+        uuid::Uuid::new_v7(time)
     }
 
     /// The journal's time, milliseconds since 1970.

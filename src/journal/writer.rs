@@ -441,6 +441,7 @@ fn number(run: RunId, open: &mut Open, entry: Option<Entry>) -> (Append, Part) {
         append.inbox_read = entry.effects.inbox_read;
         append.only_if_inbox_n = entry.effects.only_if_inbox_n;
         append.update = entry.effects.update.take();
+        append.shown = std::mem::take(&mut entry.effects.shown);
         if let Some(update) = &mut append.update {
             update.at_ms = open.last_at_ms;
         }

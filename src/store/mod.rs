@@ -4,6 +4,8 @@
 //! journal alone), the inbox, and the owner-less moves: claim and rescue. No operation can be left
 //! half done by dropping its future: each write is one transaction in a task of its own.
 
+mod batches;
+mod listing;
 pub mod postgres;
 mod rows;
 pub mod sqlite;
@@ -14,11 +16,17 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use batches::*;
+pub use listing::*;
 pub use postgres::{Listen, Postgres, PostgresOptions};
 pub use rows::*;
 pub use sqlite::Sqlite;
 
+use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq};
+
+/// A page of events ends here: a client reads on, and no answer fills the memory.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// What can go wrong in a store, by what the caller does about it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -147,6 +155,18 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.create(batch).await,
             Store::Postgres(store) => store.create(batch).await,
+        }
+    }
+
+    /// Creates a batch: its key, its row and all its runs, or nothing. One that is sent again, because
+    /// nobody knows whether it was committed, is the same batch.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
+    pub async fn create_batch(&self, batch: Arc<CreateBatch>) -> Result<BatchCreated, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.create_batch(batch).await,
+            Store::Postgres(store) => store.create_batch(batch).await,
         }
     }
 
@@ -279,6 +299,34 @@ impl Store {
         }
     }
 
+    /// Leaves the same note in the inboxes of several runs, in one transaction; answers in their order.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
+    pub async fn leave_all(
+        &self,
+        tenant: &str,
+        runs: Vec<RunId>,
+        note: InboxNote,
+    ) -> Result<Vec<Left>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.leave_all(tenant, runs, note).await,
+            Store::Postgres(store) => store.leave_all(tenant, runs, note).await,
+        }
+    }
+
+    /// Erases a run that has ended, with its log and its keys; with the last run of a batch, the
+    /// batch.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
+    pub async fn purge(&self, tenant: &str, run: RunId) -> Result<Purged, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.purge(tenant, run).await,
+            Store::Postgres(store) => store.purge(tenant, run).await,
+        }
+    }
+
     /// The inbox rows that the owner has not read, in order.
     pub async fn inbox(&self, run: RunId) -> Result<Vec<InboxRow>, StoreError> {
         match self {
@@ -294,9 +342,20 @@ impl Store {
         after: Seq,
         limit: u32,
     ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.events_within(run, after, limit, PAGE_BYTES).await
+    }
+
+    /// The same, but the page ends with the event that fills so many bytes.
+    pub async fn events_within(
+        &self,
+        run: RunId,
+        after: Seq,
+        limit: u32,
+        bytes: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         match self {
-            Store::Sqlite(store) => store.events(run, after, limit).await,
-            Store::Postgres(store) => store.events(run, after, limit).await,
+            Store::Sqlite(store) => store.events(run, after, limit, bytes).await,
+            Store::Postgres(store) => store.events(run, after, limit, bytes).await,
         }
     }
 
@@ -322,6 +381,16 @@ impl Store {
         }
     }
 
+    /// Which run a client means: by our id, whether there is one or not, or by one of its own choosing.
+    pub async fn resolve(&self, tenant: &str, name: &str) -> Result<Option<RunId>, StoreError> {
+        match (name.parse::<RunId>(), self) {
+            (Ok(run), _) => Ok(Some(run)),
+            (Err(_), _) if !is_client_id(name) => Ok(None),
+            (Err(_), Store::Sqlite(store)) => store.named(tenant, name).await,
+            (Err(_), Store::Postgres(store)) => store.named(tenant, name).await,
+        }
+    }
+
     /// The run that a client means: by our id, or by one of its own choosing.
     pub async fn find(&self, tenant: &str, name: &str) -> Result<Option<RunRow>, StoreError> {
         match self {
@@ -343,6 +412,47 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.queue_position(run).await,
             Store::Postgres(store) => store.queue_position(run).await,
+        }
+    }
+
+    /// The newest runs that pass the filter, at most `limit`. It reads no log.
+    pub async fn list(
+        &self,
+        tenant: &str,
+        filter: &Filter,
+        limit: u32,
+    ) -> Result<Vec<Listed>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.list(tenant, filter, limit).await,
+            Store::Postgres(store) => store.list(tenant, filter, limit).await,
+        }
+    }
+
+    /// A batch and its runs.
+    pub async fn batch(
+        &self,
+        tenant: &str,
+        batch: BatchId,
+    ) -> Result<Option<BatchRow>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.batch(tenant, batch).await,
+            Store::Postgres(store) => store.batch(tenant, batch).await,
+        }
+    }
+
+    /// What this installation keeps to itself under this name: what it had, else `candidate`, from
+    /// now on.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
+    pub async fn secret(
+        &self,
+        name: &'static str,
+        candidate: Vec<u8>,
+    ) -> Result<Vec<u8>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.secret(name, candidate).await,
+            Store::Postgres(store) => store.secret(name, candidate).await,
         }
     }
 

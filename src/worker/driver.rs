@@ -200,6 +200,10 @@ impl Driver {
                 serde_json::from_str(&stored.data).map_err(|e| corrupt("an event", e))?;
             state.apply(&event);
         }
+        if state.last_seq > row.last_seq {
+            // Somebody appended between the two reads: not this node, which has no pen for it.
+            return Err(Halt::NotOwner);
+        }
         assert_eq!(state.last_seq, row.last_seq, "the row and the log are one commit");
         let now = tools.journal.now_ms();
         let since = |ms: Option<i64>| {
@@ -335,13 +339,13 @@ impl Driver {
         if !has_passed {
             self.read_inbox().await?;
         }
-        self.take_slot_back(deadline).await?;
+        self.take_slot_back().await?;
         Ok(has_passed)
     }
 
     /// Waits for a slot again, where it was lent: until the turn's time is over, or a cancel, which
     /// both end the run without one.
-    async fn take_slot_back(&mut self, deadline: Instant) -> Result<(), Halt> {
+    async fn take_slot_back(&mut self) -> Result<(), Halt> {
         let Some(mut slot) = self.slot.take() else { return Ok(()) };
         while self.state.cancelled_by.is_none() {
             tokio::select! {
@@ -349,7 +353,7 @@ impl Driver {
                 () = self.drain.soon.cancelled() => return Err(Halt::Drain),
                 () = slot.take_back() => break,
                 () = self.nudge.notified() => self.read_inbox().await?,
-                () = tokio::time::sleep_until(deadline) => break,
+                () = tokio::time::sleep_until(self.deadline()) => break,
             }
         }
         self.slot = Some(slot);
@@ -371,6 +375,7 @@ impl Driver {
             inbox_read: None,
             only_if_inbox_n: plan.update.is_some().then_some(self.inbox_read),
             update: plan.update,
+            shown: self.shown(&plan.drafts),
         };
         if plan.drafts.is_empty() {
             return Ok(plan.work);
@@ -399,6 +404,7 @@ impl Driver {
         drafts: Vec<Draft>,
         effects: Effects,
     ) -> Result<(), Halt> {
+        let effects = Effects { shown: self.shown(&drafts), ..effects };
         let committed = self.pen.append(drafts, effects).await?;
         self.fold(&committed.events);
         Ok(())
@@ -457,7 +463,7 @@ impl Driver {
     /// `decide` sees it too.
     pub(super) fn deadline(&self) -> Instant {
         let clock = self.clock();
-        let config = &self.spec.config;
+        let config = self.state.limits(&self.spec);
         let turn = config.timeout_per_turn - clock.turn_elapsed.as_secs_f64();
         let run = config.max_time - clock.elapsed.as_secs_f64();
         Instant::now() + Duration::from_secs_f64(turn.min(run).max(0.0)) + Duration::from_millis(1)

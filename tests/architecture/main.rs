@@ -5,4 +5,5 @@
 mod clippy;
 mod documents;
 mod rules;
+mod shipping;
 mod source;

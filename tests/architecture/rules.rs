@@ -66,6 +66,7 @@ const OUTSIDE: &[(&str, Who)] = &[
     ("hyper_util", Only(&["api"])),
     ("socket2", Only(&["api"])),
     ("subtle", Only(&["api"])),
+    ("hmac", Only(&["api"])),
     ("base64", Only(&["api"])),
     ("tower", Only(&["api"])),
     ("tower_http", Only(&["api"])),
@@ -89,6 +90,7 @@ const OUTSIDE: &[(&str, Who)] = &[
 /// Calls that only one room makes of another, as the code writes them; caller and called.
 const ONE_DOOR: &[(&[&str], [&str; 2], &str)] = &[
     (&["store", ".", "create", "("], ["journal", "store"], "only the journal writes events"),
+    (&["store", ".", "create_batch", "("], ["journal", "store"], "only the journal writes events"),
     (&["store", ".", "append", "("], ["journal", "store"], "only the journal writes events"),
     (&["hub", ".", "advance", "("], ["journal", "hub"], "the hub advances after a commit"),
 ];

@@ -77,9 +77,29 @@ impl Client {
         answer(self.posting(path, body, headers)).await
     }
 
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        answer(self.sending(method, path, body, headers)).await
+    }
+
     fn posting(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> RequestBuilder {
+        self.sending(Method::POST, path, body, headers)
+    }
+
+    fn sending(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> RequestBuilder {
         let mut post = self
-            .request(Method::POST, path)
+            .request(method, path)
             .header("content-type", "application/json")
             .body(body.to_string());
         for (name, value) in headers {
@@ -133,6 +153,19 @@ impl Client {
             get = get.header(*name, *value);
         }
         Sse::open(get).await
+    }
+
+    /// The same, where the service may not be there.
+    pub async fn try_stream(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Sse, reqwest::Error> {
+        let mut get = self.request(Method::GET, path);
+        for (name, value) in headers {
+            get = get.header(*name, *value);
+        }
+        Sse::try_open(get).await
     }
 
     pub async fn post_stream(&self, body: &Value, headers: &[(&str, &str)]) -> Sse {
@@ -211,9 +244,13 @@ pub struct Sse {
 
 impl Sse {
     async fn open(request: RequestBuilder) -> Sse {
-        let response = within("a stream's head", request.send()).await.unwrap();
+        Sse::try_open(request).await.unwrap()
+    }
+
+    async fn try_open(request: RequestBuilder) -> Result<Sse, reqwest::Error> {
+        let response = within("a stream's head", request.send()).await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Sse { response, buffer: Vec::new(), asides: Vec::new(), status, headers }
+        Ok(Sse { response, buffer: Vec::new(), asides: Vec::new(), status, headers })
     }
 
     /// The next event; none at a clean end.

@@ -31,17 +31,33 @@ pub(super) struct Parts {
 
 /// Reads a body as far as it can be read. Left to check are the rules that types can't say.
 pub(super) fn read(body: &Value) -> (Parts, Vec<Violation>) {
-    let mut reader = Reader { found: Vec::new() };
-    reader.walk(body, &mut String::new(), 1);
+    let mut reader = Reader::new(body);
     let parts = reader.parts(body);
     (parts, reader.found)
 }
 
-struct Reader {
+/// Reads a body, and remembers what is wrong with it.
+pub(super) struct Reader {
     found: Vec<Violation>,
 }
 
 impl Reader {
+    /// Has looked at what holds for every body.
+    pub(super) fn new(body: &Value) -> Reader {
+        Reader::at("", body)
+    }
+
+    /// The same, of a part of a body.
+    pub(super) fn at(pointer: &str, part: &Value) -> Reader {
+        let mut reader = Reader { found: Vec::new() };
+        reader.walk(part, &mut pointer.to_owned(), 1);
+        reader
+    }
+
+    pub(super) fn into_found(self) -> Vec<Violation> {
+        self.found
+    }
+
     fn wrong(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
         if self.found.len() < VIOLATIONS_MAX {
             self.found.push(Violation {
@@ -292,7 +308,7 @@ impl Reader {
         read.into_iter().collect()
     }
 
-    fn record<T: for<'de> Deserialize<'de>>(
+    pub(super) fn record<T: for<'de> Deserialize<'de>>(
         &mut self,
         value: &Value,
         pointer: &str,
@@ -303,7 +319,12 @@ impl Reader {
     }
 
     /// The fields that are there, null being as good as absent. Unknown and missing ones are told.
-    fn fields(&mut self, value: &Value, pointer: &str, form: &Form) -> Option<Map<String, Value>> {
+    pub(super) fn fields(
+        &mut self,
+        value: &Value,
+        pointer: &str,
+        form: &Form,
+    ) -> Option<Map<String, Value>> {
         let Value::Object(fields) = value else {
             self.wrong(pointer, must_be("an object", value));
             return None;
@@ -381,7 +402,7 @@ impl Reader {
     }
 
     /// One field by itself.
-    fn typed<T: for<'de> Deserialize<'de>>(
+    pub(super) fn typed<T: for<'de> Deserialize<'de>>(
         &mut self,
         pointer: &str,
         form: &Form,

@@ -1,5 +1,6 @@
 //! The create lane: keys, run, queue row and first events in one statement (`create_batch`).
 
+use sqlx::Row;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
@@ -15,6 +16,11 @@ use crate::store::{Create, Created, StoreError};
 const TRIES_MAX: usize = 4;
 
 const CREATE: &str = "select letters, holders
+       from create_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+                         $18, $19, $20)";
+
+/// The same where a run has labels.
+const CREATE_AND_LABEL: &str = "select letters, holders, label_new($1, letters)
        from create_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
                          $18, $19, $20)";
 
@@ -79,7 +85,9 @@ async fn ask(
         .zip(1..)
         .flat_map(|(create, of)| create.keys.iter().map(move |key| (of, key)))
         .collect();
-    let (letters, holders): (Vec<String>, Vec<Uuid>) = sqlx::query_as(CREATE)
+    let is_labelled = creates.iter().any(|create| create.metadata != "{}");
+    let statement = if is_labelled { CREATE_AND_LABEL } else { CREATE };
+    let row = sqlx::query(statement)
         .bind(column(creates, |create| create.id.0))
         .bind(column(creates, |create| create.tenant.as_str()))
         .bind(column(creates, |create| create.owner.map(|node| node.0)))
@@ -102,6 +110,7 @@ async fn ask(
         .bind(is_careful)
         .fetch_one(connection)
         .await?;
+    let (letters, holders): (Vec<String>, Vec<Uuid>) = (row.try_get(0)?, row.try_get(1)?);
     let answers = letters.iter().zip(holders);
     answers.map(|(letter, holder)| created(letter, RunId(holder))).collect()
 }

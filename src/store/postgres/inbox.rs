@@ -4,6 +4,16 @@ use super::{Postgres, unreadable};
 use crate::run::RunId;
 use crate::store::{InboxNote, InboxRow, Left, NodeId, StoreError};
 
+pub(super) fn left(outcome: &str, owner: Option<i64>) -> Result<Left, sqlx::Error> {
+    match outcome {
+        "accepted" => Ok(Left::Accepted(owner.map(NodeId))),
+        "ended" => Ok(Left::Ended),
+        "full" => Ok(Left::Full),
+        "no_run" => Ok(Left::NoRun),
+        other => Err(unreadable(format!("the answer `{other}`"))),
+    }
+}
+
 impl Postgres {
     pub(in crate::store) async fn leave(
         &self,
@@ -24,12 +34,7 @@ impl Postgres {
                             .bind(note.body)
                             .fetch_one(connection)
                             .await?;
-                    match outcome.as_str() {
-                        "accepted" => Ok(Left::Accepted(owner.map(NodeId))),
-                        "ended" => Ok(Left::Ended),
-                        "no_run" => Ok(Left::NoRun),
-                        other => Err(unreadable(format!("the answer `{other}`"))),
-                    }
+                    left(&outcome, owner)
                 })
             })
             .await

@@ -2,15 +2,23 @@
 
 use std::sync::Arc;
 
+use sqlx::postgres::PgArguments;
+use sqlx::query::QueryAs;
 use uuid::Uuid;
 
 use super::{Postgres, as_i64, unreadable};
 use crate::run::Seq;
-use crate::store::{Append, Appended, BatchNumber, NodeId, StoreError, StoredEvent};
+use crate::store::{Append, Appended, BatchNumber, NodeId, Shown, StoreError, StoredEvent};
 
 const APPEND: &str =
     "select append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                            $15, $16, $17, $18, $19)";
+
+/// The same where lists show something new. Sent again it shows the same again.
+const APPEND_AND_SHOW: &str =
+    "select show_runs(append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+                                   $15, $16, $17, $18, $19),
+                      $3, $20, $21, $22, $23, $24)";
 
 impl Postgres {
     pub(in crate::store) async fn append(
@@ -26,7 +34,9 @@ impl Postgres {
                 Box::pin(async move {
                     let runs = Runs::of(&batch);
                     let events = Events::of(batch.iter().map(|append| append.events.as_slice()));
-                    let (letters,) = sqlx::query_as(APPEND)
+                    let has_news = batch.iter().any(|append| append.shown != Shown::default());
+                    let statement = if has_news { APPEND_AND_SHOW } else { APPEND };
+                    let mut query = sqlx::query_as(statement)
                         .bind(node.0)
                         .bind(as_i64(number.0))
                         .bind(runs.ids)
@@ -45,9 +55,11 @@ impl Postgres {
                         .bind(events.places)
                         .bind(events.seqs)
                         .bind(events.types)
-                        .bind(events.data)
-                        .fetch_one(connection)
-                        .await?;
+                        .bind(events.data);
+                    if has_news {
+                        query = shown(query, &batch);
+                    }
+                    let (letters,) = query.fetch_one(connection).await?;
                     Ok(letters)
                 })
             })
@@ -57,6 +69,22 @@ impl Postgres {
         }
         letters.chars().map(appended).collect()
     }
+}
+
+type Letters<'q> = QueryAs<'q, sqlx::Postgres, (String,), PgArguments>;
+
+/// Binds what lists show, by columns.
+fn shown<'q>(query: Letters<'q>, batch: &'q [Append]) -> Letters<'q> {
+    fn column<'q, T>(batch: &'q [Append], of: impl Fn(&'q Shown) -> T) -> Vec<T> {
+        batch.iter().map(|append| of(&append.shown)).collect()
+    }
+    let turns = |shown: &Shown| shown.turn_count.map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+    query
+        .bind(column(batch, turns))
+        .bind(column(batch, |shown| shown.usage.as_deref()))
+        .bind(column(batch, |shown| shown.error.as_deref()))
+        .bind(column(batch, |shown| shown.elapsed))
+        .bind(column(batch, |shown| shown.metadata.as_deref()))
 }
 
 fn appended(letter: char) -> Result<Appended, StoreError> {

@@ -4,13 +4,16 @@
 //! operation is one statement: no lock is held while a node has the word. Every statement has a
 //! deadline and runs in a task of its own (`edge.rs`).
 
+mod batch;
 mod claim;
 mod clock;
 mod create;
 mod edge;
+mod erase;
 mod error;
 mod inbox;
 mod journal;
+mod list;
 mod notices;
 mod open;
 mod ownership;

@@ -196,6 +196,7 @@ fn migrations() -> Migrator {
         migration(1, "runs", include_str!("../../../migrations/postgres/0001_runs.sql")),
         migration(2, "journal", include_str!("../../../migrations/postgres/0002_journal.sql")),
         migration(3, "ownership", include_str!("../../../migrations/postgres/0003_ownership.sql")),
+        migration(4, "lists", include_str!("../../../migrations/postgres/0004_lists.sql")),
     ])
 }
 

@@ -10,13 +10,12 @@ use super::edge::Edge;
 use super::{Postgres, seq_of, unreadable};
 use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq, Status};
-use crate::store::{Counts, KeyKind, RunRow, StoreError, StoredEvent, TypeFilter};
-
-/// A page of events ends here: a client reads on, and no answer fills the memory.
-const PAGE_BYTES: i64 = 4 * 1024 * 1024;
+use crate::store::{
+    BatchId, Counts, KeyKind, PAGE_BYTES, RunRow, StoreError, StoredEvent, TypeFilter,
+};
 
 const RUN: &str = "select id, public_id, tenant, status, crashes, inbox_n, inbox_read, last_seq,
-            created_by, created_at, started_at, finished_at, turn_started_at, cancel_at, spec
+            created_by, created_at, started_at, finished_at, turn_started_at, cancel_at, batch_id, spec
        from runs where id = $1 and ($2 is null or tenant = $2)";
 
 impl Postgres {
@@ -25,21 +24,22 @@ impl Postgres {
         tenant: &str,
         name: &str,
     ) -> Result<Option<RunRow>, StoreError> {
-        let id = if let Ok(id) = name.parse::<RunId>() {
-            id.0
-        } else if is_client_id(name) {
-            match self.named(tenant.to_owned(), name.to_owned()).await? {
-                Some(id) => id,
-                None => return Ok(None),
-            }
-        } else {
-            return Ok(None);
+        let id = match name.parse::<RunId>() {
+            Ok(id) => Some(id),
+            Err(_) if is_client_id(name) => self.named(tenant, name).await?,
+            Err(_) => None,
         };
-        row(&self.clients, id, Some(tenant.to_owned())).await
+        let Some(id) = id else { return Ok(None) };
+        row(&self.clients, id.0, Some(tenant.to_owned())).await
     }
 
     /// The run that a client has given this name.
-    async fn named(&self, tenant: String, name: String) -> Result<Option<Uuid>, StoreError> {
+    pub(in crate::store) async fn named(
+        &self,
+        tenant: &str,
+        name: &str,
+    ) -> Result<Option<RunId>, StoreError> {
+        let (tenant, name) = (tenant.to_owned(), name.to_owned());
         self.clients
             .run(|connection| {
                 Box::pin(async move {
@@ -51,7 +51,7 @@ impl Postgres {
                     .bind(name)
                     .fetch_optional(connection)
                     .await?;
-                    Ok(row.map(|(id,)| id))
+                    Ok(row.map(|(id,)| RunId(id)))
                 })
             })
             .await
@@ -66,7 +66,9 @@ impl Postgres {
         run: RunId,
         after: Seq,
         limit: u32,
+        bytes: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         let after = i64::try_from(after.0).unwrap_or(i64::MAX);
         self.clients
             .run(move |connection| {
@@ -85,7 +87,7 @@ impl Postgres {
                     .bind(run.0)
                     .bind(after)
                     .bind(i64::from(limit))
-                    .bind(PAGE_BYTES)
+                    .bind(bytes)
                     .fetch_all(connection)
                     .await?;
                     Ok(rows.into_iter().map(stored).collect())
@@ -128,7 +130,7 @@ impl Postgres {
                     .bind(kinds)
                     .bind(only)
                     .bind(i64::from(limit))
-                    .bind(PAGE_BYTES)
+                    .bind(i64::try_from(PAGE_BYTES).unwrap_or(i64::MAX))
                     .fetch_all(connection)
                     .await?;
                     Ok(rows.into_iter().map(stored).collect())
@@ -272,6 +274,7 @@ fn run_row(row: &PgRow) -> Result<RunRow, sqlx::Error> {
         finished_at_ms: row.try_get("finished_at")?,
         turn_started_at_ms: row.try_get("turn_started_at")?,
         cancel_at_ms: row.try_get("cancel_at")?,
+        batch: row.try_get::<Option<Uuid>, _>("batch_id")?.map(BatchId),
         spec: Arc::from(row.try_get::<String, _>("spec")?),
     })
 }
