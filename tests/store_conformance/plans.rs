@@ -67,9 +67,13 @@ async fn by_id(bench: &Bench, node: NodeId, times: &mut Times) -> Vec<RunId> {
         })
         .collect();
     let runs: Vec<RunId> = creates.iter().take(40).map(|create| create.id).collect();
-    let began = Instant::now();
     bench.store.create(creates).await.expect("they are created");
-    times.note("create 50 runs", began);
+    for _ in 0..10 {
+        let more = (0..50).map(|_| Create { keys: vec![key(&intent("").public_id)], ..intent("") });
+        let began = Instant::now();
+        bench.store.create(more.collect()).await.expect("they are created");
+        times.note("create 50 runs", began);
+    }
     for number in 1..=20 {
         let head = 2 * number;
         let batch: Vec<Append> = runs.iter().map(|run| texts(*run, head..=head + 1)).collect();
