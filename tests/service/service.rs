@@ -107,7 +107,7 @@ impl Service {
             command.stderr(std::fs::File::create(log).unwrap());
         }
         if let Some(url) = database_of(data.path()).await {
-            command.env("DATABASE_URL", url).env("RUNLEDGER_LEASE", "1");
+            command.env("DATABASE_URL", url).env("RUNLEDGER_LEASE", "5");
         }
         for (name, value) in &setup.env {
             command.env(name, value);
