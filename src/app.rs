@@ -31,6 +31,7 @@ use crate::worker::{self, Drain, Keeper, Pool, Tools};
 mod healthcheck;
 mod run;
 
+pub use crate::api::openapi::{Form as OpenapiForm, text as openapi};
 pub use healthcheck::healthcheck;
 pub use run::run;
 

@@ -3,12 +3,14 @@
 pub mod auth;
 mod batches;
 mod changes;
+mod docs;
 mod events;
 pub mod guard;
 mod health;
 mod inbox;
 mod lists;
 mod models;
+pub mod openapi;
 pub mod problem;
 mod request;
 mod runs;
@@ -87,6 +89,10 @@ pub fn router(state: ApiState, keys: Arc<auth::Keys>, guard: guard::Guard) -> Ro
         .route("/runs/{id}/stream", get(runs::stream))
         .route("/runs/{id}/stream_tokens", post(tokens::create))
         .route("/runs/{id}/purge", post(changes::purge))
+        .route("/openapi.yaml", get(docs::yaml))
+        .route("/openapi.json", get(docs::json))
+        .route("/docs", get(docs::page))
+        .route("/docs/rapidoc-min.js", get(docs::script))
         .fallback(problem::unknown_route)
         .method_not_allowed_fallback(problem::unknown_method)
         .with_state(state.clone())

@@ -4,6 +4,7 @@
 
 mod clippy;
 mod documents;
+mod reference;
 mod rules;
 mod shipping;
 mod source;

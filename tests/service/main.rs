@@ -4,6 +4,7 @@
 mod batches;
 mod cancel;
 mod client;
+mod contract;
 mod cors;
 mod costs;
 mod door;
@@ -23,6 +24,7 @@ mod patch;
 mod postgres;
 mod purge;
 mod recovery;
+mod reference;
 mod run_command;
 mod runs;
 mod seed;

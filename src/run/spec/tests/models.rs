@@ -31,3 +31,14 @@ fn an_effort_that_a_models_dialect_cannot_say_is_refused_in_words() {
     asked["agent"]["model_settings"]["reasoning_effort"] = json!("high");
     assert!(Spec::parse(&asked, &catalog()).is_ok());
 }
+
+#[test]
+fn a_whole_number_may_be_written_with_a_point() {
+    let spec = accepts("/config/max_turns", json!(7.0));
+    assert_eq!(spec.config.max_turns, 7);
+    let spec = accepts("/agent/model_settings/max_output_tokens", json!(1701.0));
+    assert_eq!(spec.agent.model_settings.max_output_tokens, Some(1701));
+    check("/config/max_turns", json!(7.5), &["a whole number", "got 7.5"]);
+    check("/config/max_turns", json!(-1.0), &["a whole number", "got -1"]);
+    check("/config/max_total_tokens", json!(2e19), &["a whole number", "got 2e+19"]);
+}
