@@ -30,6 +30,7 @@ use crate::worker::{Drain, Pool, Tools};
 
 mod run;
 
+pub use crate::api::openapi::{Form as OpenapiForm, text as openapi};
 pub use run::run;
 
 /// How many new runs may wait for the pool before the create lane waits: it is faster than a claim.

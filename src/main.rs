@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use runledger::client::Outcome;
 use runledger::config::{Config, Flags, RunFlags};
 use runledger::{app, telemetry};
@@ -32,6 +32,18 @@ enum Command {
     Serve(Flags),
     /// Run an agent once and show what it says, on a server or in this process
     Run(RunFlags),
+    /// Print the reference of the API: OpenAPI 3.1 as YAML
+    Openapi(OpenapiFlags),
+}
+
+#[derive(Debug, Args)]
+struct OpenapiFlags {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print OpenAPI 3.0.3 as JSON, for generators that read no other
+    #[arg(long = "3.0")]
+    older: bool,
 }
 
 /// What the process says with its exit code when a setting is wrong, as for a wrong flag.
@@ -42,6 +54,7 @@ fn main() -> ExitCode {
     let flags = match command {
         Some(Command::Serve(flags)) => flags,
         Some(Command::Run(flags)) => return run(flags),
+        Some(Command::Openapi(flags)) => return openapi(&flags),
         None => flags,
     };
     let config = match Config::load(&flags) {
@@ -103,6 +116,21 @@ fn run(flags: RunFlags) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             say(&format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn openapi(flags: &OpenapiFlags) -> ExitCode {
+    let form = match (flags.older, flags.json) {
+        (true, _) => app::OpenapiForm::OlderJson,
+        (false, true) => app::OpenapiForm::Json,
+        (false, false) => app::OpenapiForm::Yaml,
+    };
+    match std::io::stdout().write_all(app::openapi(form).as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&error);
             ExitCode::FAILURE
         }
     }

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use crate::api::docs;
 use crate::api::problem::{ErrorCode, Problem};
 use crate::config::Secret;
 
@@ -16,7 +17,7 @@ use crate::config::Secret;
 const EXEMPT: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Who sent the request: an extension of every request that passed [`authenticate`], except on
-/// the probes when keys are required.
+/// the probes and the reference when keys are required.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// `local` with auth off, else the place of the key: `key:static-1`.
@@ -70,11 +71,15 @@ pub async fn authenticate(
         request.extensions_mut().insert(Caller { by: "local".to_owned() });
     } else if let Some(caller) = bearer(request.headers()).and_then(|token| keys.caller(token)) {
         request.extensions_mut().insert(caller);
-    } else if !EXEMPT.contains(&request.uri().path()) {
+    } else if !is_exempt(request.uri().path()) {
         let detail = "send `Authorization: Bearer KEY` with one of the keys of this service";
         return Problem::new(ErrorCode::Unauthenticated, detail).into_response();
     }
     next.run(request).await
+}
+
+fn is_exempt(path: &str) -> bool {
+    EXEMPT.contains(&path) || docs::PATHS.contains(&path)
 }
 
 /// The token of the one `Authorization` header. Two of them are none: a proxy and we could
@@ -102,6 +107,8 @@ mod tests {
         let router = Router::new()
             .route("/healthz", get(who))
             .route("/readyz", get(who))
+            .route("/openapi.yaml", get(who))
+            .route("/docs", get(who))
             .route("/metrics", get(who))
             .route("/runs", get(who))
             .layer(middleware::from_fn_with_state(Arc::new(Keys::new(&keys)), authenticate));
@@ -136,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_but_the_probes_needs_a_key() {
+    async fn everything_but_the_probes_and_the_reference_needs_a_key() {
         let keys = ["alpha"];
         let refused = (401, String::new());
         assert_eq!(call(&keys, "/runs", &[]).await, refused);
@@ -144,6 +151,9 @@ mod tests {
         assert_eq!(call(&keys, "/nowhere", &[]).await, refused);
         assert_eq!(call(&keys, "/healthz", &[]).await, (200, "nobody".into()));
         assert_eq!(call(&keys, "/readyz", &[]).await, (200, "nobody".into()));
+        assert_eq!(call(&keys, "/openapi.yaml", &[]).await, (200, "nobody".into()));
+        assert_eq!(call(&keys, "/docs", &[]).await, (200, "nobody".into()));
+        assert_eq!(call(&keys, "/docs/", &[]).await, refused);
         for wrong in ["Bearer beta", "Bearer ", "Bearer", "Basic alpha", "alpha", "Bearer alphaa"] {
             assert_eq!(call(&keys, "/runs", &[("authorization", wrong)]).await, refused, "{wrong}");
         }

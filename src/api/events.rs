@@ -9,15 +9,15 @@ use tokio::time::{Instant, timeout_at};
 
 use super::ApiState;
 use super::problem::Problem;
-use super::request::{Parameters, invalid};
+use super::request::{Parameters, SEQ_MAX, invalid};
 use super::runs::find;
 use crate::hub::Watch;
 use crate::run::{RunId, Seq};
 use crate::store::{StoredEvent, TypeFilter};
 
 /// Events of a page when nobody says, and at most.
-const LIMIT_DEFAULT: u64 = 100;
-const LIMIT_MAX: u64 = 1000;
+pub(super) const LIMIT_DEFAULT: u64 = 100;
+pub(super) const LIMIT_MAX: u64 = 1000;
 
 /// A page ends when it has this many bytes, but has one event at least.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -37,8 +37,8 @@ pub(super) async fn page(
     parameters.only(&["after", "limit", "types", "before", "wait"])?;
     let limit = parameters.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
     let types = parameters.types()?;
-    let after = parameters.number("after", 0..=u64::MAX)?;
-    let before = parameters.number("before", 0..=u64::MAX)?;
+    let after = parameters.number("after", 0..=SEQ_MAX)?;
+    let before = parameters.number("before", 0..=SEQ_MAX)?;
     let wait = parameters.wait(&headers)?;
     let (row, mut watch) = find(&api, &name).await?;
     let page = if let Some(before) = before {

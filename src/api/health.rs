@@ -10,17 +10,19 @@ use serde_json::{Value, json};
 
 use super::ApiState;
 use super::problem::{ErrorCode, Problem};
+use super::request::Parameters;
 
 /// How long the store may take to show that it is there.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `GET /`
-pub(super) async fn about() -> Json<Value> {
-    Json(json!({
+pub(super) async fn about(parameters: Parameters) -> Result<Json<Value>, Problem> {
+    parameters.only(&[])?;
+    Ok(Json(json!({
         "name": env!("CARGO_PKG_NAME"),
         "version": env!("CARGO_PKG_VERSION"),
-        "docs": env!("CARGO_PKG_REPOSITORY"),
-    }))
+        "docs": "/docs",
+    })))
 }
 
 /// `GET /healthz`: the process lives.

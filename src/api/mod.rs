@@ -1,10 +1,12 @@
 //! The HTTP face: routes, and what every handler works with.
 
 pub mod auth;
+mod docs;
 mod events;
 pub mod guard;
 mod health;
 mod models;
+pub mod openapi;
 pub mod problem;
 mod request;
 mod runs;
@@ -62,6 +64,10 @@ pub fn router(state: ApiState, keys: Arc<auth::Keys>, guard: guard::Guard) -> Ro
         .route("/runs/{id}/spec", get(runs::spec))
         .route("/runs/{id}/events", get(events::page))
         .route("/runs/{id}/stream", get(runs::stream))
+        .route("/openapi.yaml", get(docs::yaml))
+        .route("/openapi.json", get(docs::json))
+        .route("/docs", get(docs::page))
+        .route("/docs/rapidoc-min.js", get(docs::script))
         .fallback(problem::unknown_route)
         .method_not_allowed_fallback(problem::unknown_method)
         .with_state(state)

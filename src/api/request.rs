@@ -20,7 +20,13 @@ use crate::run::{event, limits};
 use crate::store::TypeFilter;
 
 /// The longest that a request may wait, seconds.
-const WAIT_MAX: u64 = 300;
+pub(super) const WAIT_MAX: u64 = 300;
+
+/// The highest place in a log that can be asked for: what every client's whole numbers can hold.
+pub(super) const SEQ_MAX: u64 = i64::MAX as u64;
+
+/// Characters of an `Idempotency-Key`.
+pub(super) const KEY_CHARS_MAX: usize = 255;
 
 /// The query parameters, in order, decoded.
 #[derive(Debug)]
@@ -219,10 +225,10 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
     }
     let key = value.to_str().unwrap_or_default();
     let key = key.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(key);
-    if (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if (1..=KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(Some(key.to_owned()))
     } else {
-        refuse("must have 1 to 255 visible ASCII characters")
+        refuse(&format!("must have 1 to {KEY_CHARS_MAX} visible ASCII characters"))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::ApiState;
 use super::problem::{FieldError, Problem};
-use super::request::Parameters;
+use super::request::{Parameters, SEQ_MAX};
 use crate::hub::Watch;
 use crate::run::event::{KINDS, is_terminal};
 use crate::run::{RunId, Seq};
@@ -52,7 +52,7 @@ impl Cursor {
                     Problem::invalid(vec![FieldError::header("Last-Event-ID", detail)])
                 })?
             }
-            None => parameters.number("after", 0..=u64::MAX)?.unwrap_or(0),
+            None => parameters.number("after", 0..=SEQ_MAX)?.unwrap_or(0),
         };
         Ok(Cursor {
             after: Seq(after),

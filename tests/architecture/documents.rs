@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::rules::{files, root};
 use super::source;
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -44,7 +44,7 @@ fn result() -> RunResult {
 
 /// One event of every type, with every field that it may have. A new field does not compile here
 /// until it has its place.
-fn events() -> Vec<Body> {
+pub(crate) fn events() -> Vec<Body> {
     [run_events(), turn_events(), tool_events()].concat()
 }
 
@@ -178,7 +178,7 @@ fn rows(section: &str) -> BTreeSet<String> {
 }
 
 /// The fields of objects by the name under which they are described: a type's, or a field's.
-fn collect(name: &str, value: &Value, fields: &mut BTreeMap<String, BTreeSet<String>>) {
+pub(crate) fn collect(name: &str, value: &Value, fields: &mut BTreeMap<String, BTreeSet<String>>) {
     match value {
         Value::Object(object) if !object.is_empty() => {
             for (field, value) in object {
@@ -216,31 +216,38 @@ fn every_event_and_every_field_is_described_and_nothing_else() {
     assert_eq!(described, fields.keys().collect::<Vec<_>>());
 }
 
+/// The words that an enum of the events is written as.
+pub(crate) fn words(name: &str) -> BTreeSet<String> {
+    let events = read("src/run/event.rs");
+    let tokens = source::tokens(&events);
+    let at = tokens.windows(2).position(|pair| [pair[0].text, pair[1].text] == ["enum", name]);
+    let body = tokens.iter().skip(at.expect("the enum is there") + 3);
+    let variants = body.take_while(|token| token.text != "}").filter(|token| token.text != ",");
+    let word = |variant: &str| {
+        let mut word = String::new();
+        for c in variant.chars() {
+            if c.is_uppercase() && !word.is_empty() {
+                word.push('_');
+            }
+            word.extend(c.to_lowercase());
+        }
+        word
+    };
+    variants.map(|variant| word(variant.text)).collect()
+}
+
 #[test]
 fn every_word_that_a_field_may_hold_is_described() {
     let text = read("docs/events.md");
-    let events = read("src/run/event.rs");
-    let tokens = source::tokens(&events);
     for name in ["StartReason", "Executor", "Effect", "FinishReason", "AbortReason", "Outcome"] {
-        let at = tokens.windows(2).position(|pair| [pair[0].text, pair[1].text] == ["enum", name]);
-        let body = tokens.iter().skip(at.expect("the enum is there") + 3);
-        let variants = body.take_while(|token| token.text != "}").filter(|token| token.text != ",");
-        for variant in variants {
-            let mut word = String::new();
-            for c in variant.text.chars() {
-                if c.is_uppercase() && !word.is_empty() {
-                    word.push('_');
-                }
-                word.extend(c.to_lowercase());
-            }
+        for word in words(name) {
             assert!(text.contains(&format!("`{word}`")), "{name}: `{word}`");
         }
     }
 }
 
-#[test]
-fn every_failure_of_a_run_is_described() {
-    let text = read("docs/events.md");
+/// The codes with which the source lets runs fail.
+pub(crate) fn failures() -> BTreeSet<String> {
     let mut failures = BTreeSet::new();
     for (_, code) in files(&["src"]) {
         for call in code.split("Ending::failed(").skip(1) {
@@ -250,7 +257,13 @@ fn every_failure_of_a_run_is_described() {
         }
     }
     assert!(failures.len() > 5, "only {failures:?} were found");
-    for code in failures {
+    failures
+}
+
+#[test]
+fn every_failure_of_a_run_is_described() {
+    let text = read("docs/events.md");
+    for code in failures() {
         assert!(text.contains(&format!("`{code}`")), "{code}");
     }
 }

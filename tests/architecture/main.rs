@@ -4,5 +4,6 @@
 
 mod clippy;
 mod documents;
+mod reference;
 mod rules;
 mod source;

@@ -4,6 +4,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
+use crate::contract;
 use crate::waiting::within;
 
 #[derive(Clone)]
@@ -62,11 +63,11 @@ impl Client {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        answer(self.request(Method::GET, path)).await
+        self.answer(Method::GET, path, self.request(Method::GET, path)).await
     }
 
     pub async fn delete(&self, path: &str) -> Answer {
-        answer(self.request(Method::DELETE, path)).await
+        self.answer(Method::DELETE, path, self.request(Method::DELETE, path)).await
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
@@ -74,7 +75,11 @@ impl Client {
     }
 
     pub async fn post_with(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
-        answer(self.posting(path, body, headers)).await
+        let answer = self.answer(Method::POST, path, self.posting(path, body, headers)).await;
+        if answer.status < 300 {
+            contract::check_accepted(&Method::POST, path, Some(body));
+        }
+        answer
     }
 
     fn posting(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> RequestBuilder {
@@ -86,6 +91,21 @@ impl Client {
             post = post.header(*name, HeaderValue::from_str(value).unwrap());
         }
         post
+    }
+
+    /// The whole answer, which is one that the reference of the API describes.
+    async fn answer(&self, method: Method, path: &str, request: RequestBuilder) -> Answer {
+        let asking = async {
+            let response = request.send().await.unwrap();
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            Answer { status, headers, text: response.text().await.unwrap() }
+        };
+        let answer = within("an answer", asking).await;
+        contract::check(&method, path, answer.status, &answer.headers, Some(&answer.text));
+        if answer.status < 300 {
+            contract::check_accepted(&method, path, None);
+        }
+        answer
     }
 
     /// Creates a run; gives its id.
@@ -132,22 +152,20 @@ impl Client {
         for (name, value) in headers {
             get = get.header(*name, *value);
         }
-        Sse::open(get).await
+        let stream = Sse::open(get).await;
+        contract::check(&Method::GET, path, stream.status, &stream.headers, None);
+        stream
     }
 
     pub async fn post_stream(&self, body: &Value, headers: &[(&str, &str)]) -> Sse {
         let post = self.posting("/runs", body, headers);
-        Sse::open(post.header("accept", "text/event-stream")).await
+        let stream = Sse::open(post.header("accept", "text/event-stream")).await;
+        contract::check(&Method::POST, "/runs", stream.status, &stream.headers, None);
+        if stream.status < 300 {
+            contract::check_accepted(&Method::POST, "/runs", Some(body));
+        }
+        stream
     }
-}
-
-async fn answer(request: RequestBuilder) -> Answer {
-    let asking = async {
-        let response = request.send().await.unwrap();
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Answer { status, headers, text: response.text().await.unwrap() }
-    };
-    within("an answer", asking).await
 }
 
 /// The body that runs an agent with the built-in tools.

@@ -3,6 +3,7 @@
 
 mod cancel;
 mod client;
+mod contract;
 mod costs;
 mod door;
 mod examples;
@@ -14,6 +15,7 @@ mod messages;
 mod models;
 mod neighbours;
 mod recovery;
+mod reference;
 mod run_command;
 mod runs;
 mod seed;
