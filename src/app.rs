@@ -13,24 +13,26 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Lease};
 use crate::api::auth::Keys;
 use crate::api::guard::Guard;
-use crate::api::{self, ApiState, server};
-use crate::config::{Config, Provider, ProviderKind};
-use crate::hub::Hub;
+use crate::api::{self, ApiState, StreamTokens, server};
+use crate::config::{self, Config, Provider, ProviderKind};
+use crate::hub::{Hub, Remote, Wakes};
 use crate::journal::journal;
 use crate::model::endpoint::{Dialect, Endpoint, Patience};
 use crate::model::scripted::Scripted;
 use crate::model::{Registry, anthropic, openai, registry};
 use crate::run::{Catalog, catalog};
-use crate::store::{NodeId, Rescued, Store};
+use crate::store::{self, Node, Notice, PostgresOptions, Rescued, Store};
 use crate::tool::{self, Toolbox, http};
-use crate::worker::{Drain, Pool, Tools};
+use crate::worker::{self, Drain, Keeper, Pool, Tools};
 
+mod healthcheck;
 mod run;
 
 pub use crate::api::openapi::{Form as OpenapiForm, text as openapi};
+pub use healthcheck::healthcheck;
 pub use run::run;
 
 /// How many new runs may wait for the pool before the create lane waits: it is faster than a claim.
@@ -38,6 +40,10 @@ const NEW_RUNS_MAX: usize = 1024;
 
 /// Of the time to drain, what is kept for the end: cutting turns, the last commits, handing over.
 const LAST_STEPS: Duration = Duration::from_secs(2);
+
+/// How often the store is prepared for the days to come, and how soon again where that failed.
+const MAINTAIN: Duration = Duration::from_secs(3600);
+const MAINTAIN_AGAIN: Duration = Duration::from_secs(60);
 
 /// How often durations are folded into their histograms.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -70,7 +76,7 @@ pub async fn serve(
 struct Service {
     address: SocketAddr,
     store: Store,
-    node: NodeId,
+    lease: Lease,
     rescued: Rescued,
     models: Arc<Registry>,
     running: Running,
@@ -86,22 +92,35 @@ impl Service {
             .await
             .with_context(|| format!("can't listen on {}", config.listen))?;
         let address = listener.local_addr()?;
-        let store = Store::open_sqlite(&config.data_dir).await?;
-        let (node, rescued) = store.register(&node_name()).await?;
+        let store = open_store(config).await?;
+        let until = worker::lease_from_now(&store);
+        let (id, rescued) = store.register(&machine_name()).await?;
+        let lease = Lease::new(Node::new(id, &machine_name()), until);
         let models = Arc::new(models(config)?);
         let toolbox = Toolbox::new(caller(config)?);
-        let parts = Parts { config, store: &store, node, models: &models, toolbox, metrics, stop };
+        let (store_of, lease_of) = (&store, &lease);
+        let parts = Parts {
+            config,
+            store: store_of,
+            lease: lease_of,
+            models: &models,
+            toolbox,
+            metrics,
+            stop,
+        };
         let running = parts.start(listener);
-        Ok(Service { address, store, node, rescued, models, running })
+        Ok(Service { address, store, lease, rescued, models, running })
     }
 
     /// Until it is told to stop, then until everything has ended.
     async fn run(self, drain_time: Duration) -> anyhow::Result<()> {
-        let Service { store, node, running: Running { mut tasks, drain, fenced }, .. } = self;
+        let Service { store, lease, running, .. } = self;
+        let Running { mut tasks, mut membership, drain, over } = running;
         let ended_early = tokio::select! {
             biased;
             () = drain.soon.cancelled() => None,
-            () = fenced.cancelled() => {
+            // Among others it goes on as another node; alone it can't.
+            _ = membership.join_next() => {
                 Some(anyhow::anyhow!(
                     "this node may not write any more: another process has taken over its runs, or \
                      the data is damaged; the log says which"
@@ -113,8 +132,16 @@ impl Service {
         };
         drain.soon.cancel();
         finish(tasks, drain, drain_time).await;
+        over.cancel();
+        while membership.join_next().await.is_some() {}
         if ended_early.is_none() {
+            let node = lease.node().id;
             let left = store.hand_over(node).await?;
+            if left > 0
+                && let Err(error) = store.notify(node, vec![Notice::Queued]).await
+            {
+                tracing::debug!(error = %error, "the other nodes look by themselves");
+            }
             tracing::info!(runs.handed_over = left, "stopped; every event is committed");
         }
         store.close().await;
@@ -122,11 +149,36 @@ impl Service {
     }
 }
 
+/// Brings the store's schema up to date, and says which store it was.
+///
+/// # Errors
+/// Where the store can't be had, or its schema is a newer release's.
+pub async fn migrate(config: &Config) -> anyhow::Result<String> {
+    let store = open_store(config).await?;
+    let what = store.describe();
+    store.close().await;
+    Ok(what)
+}
+
+/// PostgreSQL where it is named, else the embedded store.
+async fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let Some(database) = &config.database else {
+        return Store::open_sqlite(&config.data_dir).await;
+    };
+    let listen = match &database.listen {
+        config::Listen::SameUrl => store::Listen::Same,
+        config::Listen::Url(url) => store::Listen::At(url.expose().to_owned()),
+        config::Listen::Off => store::Listen::Off,
+    };
+    let url = database.url.expose().to_owned();
+    Store::open_postgres(PostgresOptions { url, listen, lease: config.lease }).await
+}
+
 /// What the service is made of.
 struct Parts<'a> {
     config: &'a Config,
     store: &'a Store,
-    node: NodeId,
+    lease: &'a Lease,
     models: &'a Arc<Registry>,
     toolbox: Toolbox,
     metrics: PrometheusHandle,
@@ -135,15 +187,19 @@ struct Parts<'a> {
 
 /// The service while it runs.
 struct Running {
+    /// What ends with the drain.
     tasks: JoinSet<()>,
+    /// What keeps this process a node until then, and hears the others.
+    membership: JoinSet<()>,
     drain: Drain,
-    fenced: CancellationToken,
+    /// Ends the membership.
+    over: CancellationToken,
 }
 
 impl Parts<'_> {
     /// Puts everything together and spawns its loops.
     fn start(self, listener: TcpListener) -> Running {
-        let Parts { config, store, node, models, toolbox, metrics, stop } = self;
+        let Parts { config, store, lease, models, toolbox, metrics, stop } = self;
         let catalog = Arc::new(Catalog {
             models: models.offers(),
             default_model: models.default_model().to_owned(),
@@ -155,11 +211,12 @@ impl Parts<'_> {
                 .map(|secret| (secret.name.clone(), secret.hosts.clone()))
                 .collect(),
         });
-        let hub = Hub::default();
-        let fenced = CancellationToken::new();
-        let (to_pool, new_runs) = mpsc::channel(NEW_RUNS_MAX);
-        let (journal, loops) = journal(store.clone(), hub.clone(), node, to_pool, fenced.clone());
         let admission = Admission::new(config.slots as usize);
+        let (hub, remote) = hub(store, lease, &admission);
+        let (to_pool, new_runs) = mpsc::channel(NEW_RUNS_MAX);
+        let (journal, loops) = journal(store.clone(), hub.clone(), to_pool);
+        let (keeper, beats) =
+            Keeper::new(store.clone(), lease.clone(), admission.clone(), &machine_name());
         let tools = Tools {
             store: store.clone(),
             journal: journal.clone(),
@@ -167,14 +224,16 @@ impl Parts<'_> {
             models: Arc::clone(models),
             toolbox,
             catalog: Arc::clone(&catalog),
-            node,
-            node_name: format!("{}-{}", node_name(), node.0),
+            lease: lease.clone(),
+            node: lease.node(),
         };
         let state = ApiState {
+            tokens: Arc::new(StreamTokens::new(store.clone())),
             store: store.clone(),
             journal,
             hub,
-            admission,
+            admission: admission.clone(),
+            lease: lease.clone(),
             catalog,
             stop: stop.clone(),
             metrics: metrics.clone(),
@@ -191,11 +250,34 @@ impl Parts<'_> {
         let mut tasks = JoinSet::new();
         tasks.spawn(loops.writer.run());
         tasks.spawn(loops.creator.run());
-        tasks.spawn(Pool::new(tools, new_runs).run(drain.clone()));
+        tasks.spawn(Pool::new(tools, new_runs, beats).run(drain.clone()));
         tasks.spawn(server::serve(listener, router, options, stop.clone()));
         tasks.spawn(upkeep(metrics, stop));
-        Running { tasks, drain, fenced }
+        let (mut membership, over) = (JoinSet::new(), CancellationToken::new());
+        membership.spawn(keeper.run(over.clone()));
+        membership.spawn(maintain(store.clone(), over.clone()));
+        if let Some(remote) = remote {
+            membership.spawn(remote.run(over.clone()));
+            let (store, lease) = (store.clone(), lease.clone());
+            membership.spawn(worker::rescue(store, lease, admission, over.clone()));
+        }
+        Running { tasks, membership, drain, over }
     }
+}
+
+/// The hub, and the loop that connects it with those of other nodes, where there may be others.
+fn hub(store: &Store, lease: &Lease, admission: &Admission) -> (Hub, Option<Remote>) {
+    if store.lease().is_none() {
+        return (Hub::alone(), None);
+    }
+    let (lease, queue, inbox) = (lease.clone(), admission.clone(), admission.clone());
+    let wakes = Wakes {
+        node: Arc::new(move || lease.node().id),
+        queued: Arc::new(move || queue.queued_elsewhere()),
+        news: Arc::new(move |run| inbox.wake(run)),
+    };
+    let (hub, remote) = Hub::among_others(store.clone(), wakes);
+    (hub, Some(remote))
 }
 
 /// Joins everything. The server and the pool end by themselves; the journal's loops end with the last
@@ -231,8 +313,22 @@ async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
     }
 }
 
+/// Makes room for the days to come, each hour: were it ever late, it would be days too early still.
+async fn maintain(store: Store, over: CancellationToken) {
+    let mut wait = MAINTAIN;
+    while over.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+        wait = match store.maintain().await {
+            Ok(()) => MAINTAIN,
+            Err(error) => {
+                tracing::error!(error = %error, "the store is not prepared for the days to come");
+                MAINTAIN_AGAIN
+            }
+        };
+    }
+}
+
 /// The name of this machine, for the log.
-fn node_name() -> String {
+fn machine_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "node".to_owned() } else { name.to_owned() }
@@ -322,7 +418,7 @@ fn endpoint(provider: &Provider, client: reqwest::Client) -> anyhow::Result<Endp
 
 /// Says what was started, and how to try it.
 fn greet(config: &Config, service: &Service) {
-    let Service { store, models, address, .. } = service;
+    let Service { store, models, address, lease, .. } = service;
     let offers = models.offers().join(", ");
     let (auth, header) = if config.is_auth_on() {
         let keys = config.api_keys.len();
@@ -344,8 +440,12 @@ fn greet(config: &Config, service: &Service) {
     let body = "{\"agent\":{\"name\":\"Assistant\",\"tools\":[{\"type\":\"builtin\",\
         \"name\":\"calculator\"},{\"type\":\"builtin\",\"name\":\"current_time\"}]},\
         \"input\":\"What is 6*7, and what time is it?\"}";
+    let node = match store.lease() {
+        Some(time) => format!("node     {}, lease {} s\n", lease.node().name, time.as_secs_f64()),
+        None => String::new(),
+    };
     let greeting = format!(
-        "runledger {}\nstore    {}\nmodels   {offers} (scripted, needs no key); default {}\naddress  http://{address}\n\
+        "runledger {}\nstore    {}\n{node}models   {offers} (scripted, needs no key); default {}\naddress  http://{address}\n\
          auth     {auth}\ntry      curl -N http://{local}/runs{header} \
          -H 'Accept: text/event-stream' -H 'Content-Type: application/json' -d '{body}'\n",
         env!("CARGO_PKG_VERSION"),

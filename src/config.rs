@@ -9,11 +9,15 @@ use ipnet::IpNet;
 
 use crate::telemetry::LogFormat;
 
+mod database;
 mod file;
+mod healthcheck;
 mod outside;
 mod provider;
 mod run;
 
+pub use database::{Database, Listen};
+pub use healthcheck::HealthcheckFlags;
 pub use outside::ToolSecret;
 pub use provider::{OutputLimitField, Provider, ProviderKind};
 pub use run::RunFlags;
@@ -41,6 +45,12 @@ pub const SETTINGS_HELP: &str = "\
 Settings come from flags, then the environment, then the file (./runledger.toml, or --config):
   RUNLEDGER_LISTEN         listen           address and port [127.0.0.1:8080]
   RUNLEDGER_DATA_DIR       data_dir         where SQLite keeps its files [./runledger-data]
+  DATABASE_URL             database_url     postgres://USER:PASSWORD@HOST:PORT/DATABASE, for several
+                                            nodes [none: SQLite, one node]
+  DATABASE_LISTEN_URL      database_listen_url  where notifications are heard, past a pooler; or off
+                                            [DATABASE_URL]
+  RUNLEDGER_LEASE          lease            seconds after which a silent node on PostgreSQL counts as
+                                            dead, 0.2 to 300 [10]
   RUNLEDGER_API_KEYS       api_keys         bearer keys, separated by commas
   RUNLEDGER_SLOTS          slots            active runs on this node, 1 to 100000 [1024]
   RUNLEDGER_DRAIN          drain            seconds to finish after a stop, 0 to 600 [8]
@@ -108,8 +118,12 @@ impl std::fmt::Debug for Secret {
 pub struct Config {
     /// Where the API is served.
     pub listen: SocketAddr,
-    /// Where SQLite keeps its files.
+    /// Where SQLite keeps its files, where no database is named.
     pub data_dir: PathBuf,
+    /// The PostgreSQL database, shared with other nodes.
+    pub database: Option<Database>,
+    /// How long a node on PostgreSQL owns its runs after its last heartbeat.
+    pub lease: Duration,
     /// Static bearer keys of the tenant `default`; empty: auth is off.
     pub api_keys: Vec<Secret>,
     /// Active runs on this node.
@@ -248,16 +262,16 @@ impl Sources<'_> {
         let origins = self.given("RUNLEDGER_CORS_ORIGINS", "cors_origins", file.cors_origins);
         let model = self.given("RUNLEDGER_DEFAULT_MODEL", "default_model", file.default_model);
         let database = self.given("DATABASE_URL", "database_url", file.database_url);
-        if let Some(Given { setting, .. }) = database {
-            let wrong = "PostgreSQL is not available yet in this release";
-            self.wrong(setting, wrong, "unset it: SQLite in RUNLEDGER_DATA_DIR is used");
-        }
+        let listen_url = self.given("DATABASE_LISTEN_URL", "database_listen_url", file.listen_url);
+        let lease = self.given("RUNLEDGER_LEASE", "lease", file.lease);
         let networks =
             self.given("RUNLEDGER_ALLOW_NETWORKS", "allow_networks", file.allow_networks);
         let providers = provider::all(self, file.providers);
         let mut config = Config {
             listen: self.listen(listen),
             data_dir: self.data_dir(data_dir),
+            database: self.database(database, listen_url),
+            lease: self.lease(lease),
             api_keys: self.api_keys(keys),
             slots: self.slots(slots),
             drain: self.drain(drain),

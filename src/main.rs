@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use runledger::client::Outcome;
-use runledger::config::{Config, Flags, RunFlags};
+use runledger::config::{Config, Flags, HealthcheckFlags, RunFlags};
 use runledger::{app, telemetry};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,8 +30,12 @@ struct Cli {
 enum Command {
     /// Serve the API and drive runs; what is done without a command too
     Serve(Flags),
+    /// Bring the store's schema up to date and end; the service does so too, at its start
+    Migrate(Flags),
     /// Run an agent once and show what it says, on a server or in this process
     Run(RunFlags),
+    /// Ask a service whether it is well, for a container's health check
+    Healthcheck(HealthcheckFlags),
     /// Print the reference of the API: OpenAPI 3.1 as YAML
     Openapi(OpenapiFlags),
 }
@@ -51,11 +55,13 @@ const WRONG_SETTINGS: u8 = 2;
 
 fn main() -> ExitCode {
     let Cli { command, flags } = Cli::parse();
-    let flags = match command {
-        Some(Command::Serve(flags)) => flags,
+    let (flags, only_migrates) = match command {
+        Some(Command::Serve(flags)) => (flags, false),
+        Some(Command::Migrate(flags)) => (flags, true),
         Some(Command::Run(flags)) => return run(flags),
         Some(Command::Openapi(flags)) => return openapi(&flags),
-        None => flags,
+        Some(Command::Healthcheck(flags)) => return healthcheck(&flags),
+        None => (flags, false),
     };
     let config = match Config::load(&flags) {
         Ok(config) => config,
@@ -64,7 +70,7 @@ fn main() -> ExitCode {
             return ExitCode::from(WRONG_SETTINGS);
         }
     };
-    match serve(config) {
+    match if only_migrates { migrate(&config) } else { serve(config) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format_args!("{error:#}"));
@@ -88,6 +94,15 @@ fn serve(config: Config) -> anyhow::Result<()> {
             never = signals.stop(stop) => match never {},
         }
     })
+}
+
+fn migrate(config: &Config) -> anyhow::Result<()> {
+    telemetry::init(&config.log, config.log_format)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let store = runtime.block_on(app::migrate(config))?;
+    // Nobody reads it: the exit code says enough.
+    let _ = writeln!(std::io::stdout(), "the schema is up to date: {store}");
+    Ok(())
 }
 
 fn run(flags: RunFlags) -> ExitCode {
@@ -131,6 +146,25 @@ fn openapi(flags: &OpenapiFlags) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Well or not, one line says it; what a container's engine keeps of a check is a few kilobytes.
+fn healthcheck(flags: &HealthcheckFlags) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(app::healthcheck(flags)));
+    match asked {
+        Ok(words) => {
+            // Nobody reads it: the exit code says enough.
+            let _ = writeln!(std::io::stdout(), "{words}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -58,6 +58,11 @@ fn help_and_version_are_told_on_standard_output() {
     for part in ["--listen", "--data-dir", "--insecure-no-auth", "RUNLEDGER_SLOTS", "serve"] {
         assert!(help.out.contains(part), "{part}: {}", help.out);
     }
+    let help = run(&here, &["healthcheck", "--help"], &[]);
+    assert_eq!((help.code, help.err.as_str()), (Some(0), ""));
+    for part in ["--url", "--ready", "--config", "RUNLEDGER_LISTEN", "/healthz", "/readyz"] {
+        assert!(help.out.contains(part), "{part}: {}", help.out);
+    }
     let version = run(&here, &["--version"], &[]);
     assert_eq!(version.code, Some(0));
     assert_eq!(version.out, format!("runledger {}\n", env!("CARGO_PKG_VERSION")));

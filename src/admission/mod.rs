@@ -1,11 +1,15 @@
 //! Room for active runs on this node: slots, whether somebody older waits for one, and the wake-ups
 //! of drivers whose run has news in its inbox.
 
+mod lease;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+pub use lease::{BootTime, Lease};
 
 use crate::run::RunId;
 
@@ -105,6 +109,15 @@ impl Admission {
     pub fn queued(&self) {
         self.set_backlog(true);
         self.freed.notify_one();
+    }
+
+    /// Another node has queued a run: the claimer looks where a slot is free.
+    pub fn queued_elsewhere(&self) {
+        // Before the look at the slots: one that is freed after it wakes the claimer.
+        self.set_backlog(true);
+        if self.slots.available_permits() > 0 {
+            self.freed.notify_one();
+        }
     }
 
     /// Whether older runs wait.

@@ -11,6 +11,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::api::docs;
 use crate::api::problem::{ErrorCode, Problem};
+use crate::api::tokens::StreamOf;
 use crate::config::Secret;
 
 /// Probes come from orchestrators, which hold no keys; the answers tell nothing else.
@@ -20,7 +21,8 @@ const EXEMPT: [&str; 2] = ["/healthz", "/readyz"];
 /// the probes and the reference when keys are required.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// `local` with auth off, else the place of the key: `key:static-1`.
+    /// `local` with auth off, else the place of the key: `key:static-1`; or `token:RUN`, who may read
+    /// that run's stream.
     pub by: String,
 }
 
@@ -71,6 +73,8 @@ pub async fn authenticate(
         request.extensions_mut().insert(Caller { by: "local".to_owned() });
     } else if let Some(caller) = bearer(request.headers()).and_then(|token| keys.caller(token)) {
         request.extensions_mut().insert(caller);
+    } else if let Some(StreamOf(run)) = request.extensions().get().copied() {
+        request.extensions_mut().insert(Caller { by: format!("token:{run}") });
     } else if !is_exempt(request.uri().path()) {
         let detail = "send `Authorization: Bearer KEY` with one of the keys of this service";
         return Problem::new(ErrorCode::Unauthenticated, detail).into_response();

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::ApiState;
 use super::problem::Problem;
-use super::request::{Parameters, SEQ_MAX, invalid};
+use super::request::{Name, Parameters, SEQ_MAX, invalid};
 use super::runs::find;
 use crate::hub::Watch;
 use crate::run::{RunId, Seq};
@@ -30,7 +30,7 @@ const READS_MAX: usize = 20;
 /// `GET /runs/{id}/events`
 pub(super) async fn page(
     State(api): State<ApiState>,
-    Path(name): Path<String>,
+    Name(name): Name,
     parameters: Parameters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

@@ -15,6 +15,10 @@ use super::request::Parameters;
 /// How long the store may take to show that it is there.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How far this machine's clock may be off the store's: nothing here depends on it, but what else
+/// goes by it (certificates, logs) would mislead.
+const SKEW_MS_MAX: i64 = 60_000;
+
 /// `GET /`
 pub(super) async fn about(parameters: Parameters) -> Result<Json<Value>, Problem> {
     parameters.only(&[])?;
@@ -35,8 +39,17 @@ pub(super) async fn ready(State(api): State<ApiState>) -> Result<Json<Value>, Pr
     if api.stop.is_cancelled() {
         return Err(Problem::new(ErrorCode::Draining, "the service is stopping"));
     }
-    if api.journal.fenced().is_cancelled() {
-        let detail = "another process has taken over this node's runs";
+    if !api.lease.is_held() {
+        let detail = "this node's lease is lost: it becomes another node when the store answers";
+        return Err(Problem::new(ErrorCode::StoreUnavailable, detail));
+    }
+    if api.lease.is_away() {
+        let detail = "the store did not answer this node's last heartbeat";
+        return Err(Problem::new(ErrorCode::StoreUnavailable, detail));
+    }
+    let skew = api.store.clock_skew_ms();
+    if skew.abs() > SKEW_MS_MAX {
+        let detail = format!("this machine's clock is {} s off the database's", skew / 1000);
         return Err(Problem::new(ErrorCode::StoreUnavailable, detail));
     }
     let asked = tokio::time::timeout(STORE_TIMEOUT, api.store.counts()).await;

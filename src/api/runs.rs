@@ -3,30 +3,30 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::auth::Caller;
 use super::guard::RequestId;
 use super::problem::{ErrorCode, Problem};
 use super::request::{
-    Parameters, Wanted, body, idempotency_key, invalid, must_be_json, traceparent, wanted,
+    Name, Parameters, Wanted, body, idempotency_key, invalid, must_be_json, traceparent, wanted,
 };
 use super::stream::{self, Cursor};
+use super::tokens::StreamOf;
 use super::wire::{self, Asked};
-use super::{ApiState, TENANT};
+use super::{ApiState, TENANT, inbox};
 use crate::hub::Watch;
 use crate::journal::{Intent, Placement, Refused};
 use crate::run::event::is_terminal;
 use crate::run::spec::preview;
 use crate::run::{Draft, RunId, Seq, Spec};
-use crate::store::{Create, InboxNote, Key, KeyKind, Left, RunRow};
+use crate::store::{Create, Key, KeyKind, Left, RunRow};
 
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// `POST /runs`
@@ -94,12 +94,55 @@ async fn commit(
     if api.stop.is_cancelled() {
         return Err(Problem::new(ErrorCode::Draining, "the service is stopping; try again"));
     }
-    let Asked { spec, run_id, digest } = asked;
+    if api.lease.is_away() {
+        return Err(away());
+    }
+    let (create, queued) = intent(api, asked, key, trace, &caller.by);
+    let placement = match api.admission.born_slot() {
+        Some(slot) if api.lease.is_held() => Placement::Here(api.lease.node(), slot),
+        Some(_) | None => Placement::Queue,
+    };
+    match api.journal.create(create, queued, placement).await {
+        Ok(Intent::New(run)) => Ok((run, true)),
+        Ok(Intent::Existing(run)) => Ok((run, false)),
+        Ok(Intent::Conflict) => Err(conflict("the Idempotency-Key or config.run_id")),
+        Err(why) => Err(refused(&why)),
+    }
+}
+
+/// A key was used for something else.
+pub(super) fn conflict(which: &str) -> Problem {
+    let detail =
+        format!("{which} was used for another request: use a new one, or send the same body again");
+    Problem::new(ErrorCode::IdempotencyConflict, detail)
+}
+
+/// Why nothing was created.
+pub(super) fn refused(why: &Refused) -> Problem {
+    match why {
+        Refused::Poisoned(reason) => {
+            tracing::error!(reason, "the store refused the data of a request");
+            Problem::internal()
+        }
+        // Why stands in the log.
+        Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews => away(),
+    }
+}
+
+/// A run to create, and its first event.
+pub(super) fn intent(
+    api: &ApiState,
+    asked: Asked,
+    key: Option<String>,
+    trace: Option<String>,
+    by: &str,
+) -> (Create, Draft) {
+    let Asked { spec, run_id, text, digest } = asked;
     let id = api.journal.new_run_id();
     let public_id = run_id.clone().unwrap_or_else(|| id.to_string());
     let by_header = key.map(|key| Key { kind: KeyKind::Idempotency, key });
     let by_id = run_id.map(|key| Key { kind: KeyKind::RunId, key });
-    let queued = wire::queued(&spec, &public_id, &id.to_string(), &caller.by, trace);
+    let queued = wire::queued(&spec, &public_id, &id.to_string(), by, trace);
     let create = Create {
         id,
         public_id,
@@ -109,40 +152,26 @@ async fn commit(
         owner: None,
         agent: spec.agent.name.clone(),
         model: spec.model().to_owned(),
-        created_by: caller.by.clone(),
-        created_at_ms: api.journal.now_ms(),
+        created_by: by.to_owned(),
+        created_at_ms: id.made_at_ms(),
         input_preview: preview(&spec.input.text()),
         metadata: wire::metadata(&spec),
-        spec: json!(spec).to_string(),
+        spec: text,
         events: Vec::new(),
     };
-    let placement = api.admission.born_slot().map_or(Placement::Queue, Placement::Here);
-    let queued = Draft { turn: 0, attempt: 1, body: queued };
-    match api.journal.create(create, queued, placement).await {
-        Ok(Intent::New(run)) => Ok((run, true)),
-        Ok(Intent::Existing(run)) => Ok((run, false)),
-        Ok(Intent::Conflict) => {
-            let detail = "the Idempotency-Key or config.run_id was used for another request: use a \
-                          new one, or send the same body again";
-            Err(Problem::new(ErrorCode::IdempotencyConflict, detail))
-        }
-        Err(Refused::Poisoned(reason)) => {
-            tracing::error!(reason, "the store refused a run's data");
-            Err(Problem::internal())
-        }
-        // Why stands in the log.
-        Err(Refused::Unavailable(_) | Refused::NotOwner | Refused::InboxNews) => {
-            let detail = "the store can't be reached; send the request again: with a key it finds \
-                          the run where it was created all the same";
-            Err(Problem::new(ErrorCode::StoreUnavailable, detail))
-        }
-    }
+    (create, Draft { turn: 0, attempt: 1, body: queued })
+}
+
+pub(super) fn away() -> Problem {
+    let detail = "the store can't be reached; send the request again: with a key it finds the run \
+                  where it was created all the same";
+    Problem { retry_after: Some(1), ..Problem::new(ErrorCode::StoreUnavailable, detail) }
 }
 
 /// `GET /runs/{id}`
 pub(super) async fn get(
     State(api): State<ApiState>,
-    Path(name): Path<String>,
+    Name(name): Name,
     parameters: Parameters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -162,25 +191,18 @@ pub(super) async fn get(
 pub(super) async fn cancel(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Name(name): Name,
     parameters: Parameters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     parameters.only(&["wait"])?;
     let wait = parameters.wait(&headers)?;
     let (row, watch) = find(&api, &name).await?;
-    let note = InboxNote {
-        kind: "cancel",
-        dedupe_key: "cancel".to_owned(),
-        body: json!({"by": caller.by}).to_string(),
-    };
-    let status = match api.store.leave(TENANT, row.id, note).await? {
-        Left::Accepted(_owner) => {
-            api.admission.wake(row.id);
-            StatusCode::ACCEPTED
-        }
+    let status = match inbox::leave(&api, row.id, inbox::cancel(&caller.by)).await? {
+        Left::Accepted(_owner) => StatusCode::ACCEPTED,
         Left::Ended => StatusCode::OK,
         Left::NoRun => return Err(Problem::not_found("run")),
+        Left::Full => return Err(inbox::full()),
     };
     let row = load(&api, row.id).await?;
     waited(&api, row, watch, wait, status, &[]).await
@@ -189,7 +211,7 @@ pub(super) async fn cancel(
 /// `GET /runs/{id}/spec`
 pub(super) async fn spec(
     State(api): State<ApiState>,
-    Path(name): Path<String>,
+    Name(name): Name,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
     parameters.only(&[])?;
@@ -201,13 +223,22 @@ pub(super) async fn spec(
 /// `GET /runs/{id}/stream`
 pub(super) async fn stream(
     State(api): State<ApiState>,
-    Path(name): Path<String>,
+    Name(name): Name,
+    token: Option<Extension<StreamOf>>,
     parameters: Parameters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    parameters.only(&["after", "types", "named"])?;
+    parameters.only(&["after", "types", "named", "token"])?;
     let cursor = Cursor::of(&parameters, &headers)?;
-    let (row, watch) = find(&api, &name).await?;
+    let found = find(&api, &name).await;
+    if let Some(Extension(StreamOf(run))) = token
+        && !found.as_ref().is_ok_and(|(row, _)| row.id == run)
+    {
+        // Whether there is another run of this name is not for its holder to know.
+        let detail = "the token is for the stream of another run";
+        return Err(Problem::new(ErrorCode::Unauthenticated, detail));
+    }
+    let (row, watch) = found?;
     let mut response = streamed(&api, &row, watch, cursor)?;
     // It names a run that is created; here it is asked for by its name.
     response.headers_mut().remove(header::LOCATION);
@@ -234,7 +265,7 @@ fn streamed(
 }
 
 /// The run as it is when it ends or the wait is over.
-async fn waited(
+pub(super) async fn waited(
     api: &ApiState,
     row: RunRow,
     mut watch: Watch,
@@ -250,10 +281,9 @@ async fn waited(
     };
     drop(watch);
     let state = wire::fold(&api.store.log_for_fold(row.id).await?)?;
-    let spec: Spec = serde_json::from_str(&row.spec).map_err(|error| {
-        tracing::error!(run.id = %row.id, error = %error, "a spec can't be read");
-        Problem::internal()
-    })?;
+    // The log decides; what only the row knows is never older than it.
+    let row = if row.last_seq < state.last_seq { load(api, row.id).await? } else { row };
+    let spec = spec_of(&row)?;
     let position = match state.status.is_terminal() {
         true => None,
         false => api.store.queue_position(row.id).await?,
@@ -266,10 +296,24 @@ async fn waited(
         headers.insert(header::LOCATION, path(&row, ""));
     }
     if let Some((wait, true)) = wait {
-        let applied = format!("wait={}", wait.as_secs());
-        headers.insert(PREFERENCE_APPLIED, HeaderValue::try_from(applied).expect("it is ASCII"));
+        prefer_applied(&mut response, wait);
     }
     Ok(response)
+}
+
+/// Says that `Prefer: wait` was heard.
+pub(super) fn prefer_applied(response: &mut Response, wait: Duration) {
+    let applied = format!("wait={}", wait.as_secs());
+    let applied = HeaderValue::try_from(applied).expect("it is ASCII");
+    response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+}
+
+/// What a run was asked for.
+pub(super) fn spec_of(row: &RunRow) -> Result<Spec, Problem> {
+    serde_json::from_str(&row.spec).map_err(|error| {
+        tracing::error!(run.id = %row.id, error = %error, "a spec can't be read");
+        Problem::internal()
+    })
 }
 
 /// Waits for the terminal event; commits of other events cost no read of the store.
@@ -306,13 +350,14 @@ async fn ended(
 
 /// The run of this name, and a hold on it that misses nothing after the row was read.
 pub(super) async fn find(api: &ApiState, name: &str) -> Result<(RunRow, Watch), Problem> {
-    let absent = || Problem::not_found("run");
-    let run = api.store.find(TENANT, name).await?.ok_or_else(absent)?.id;
+    let run = api.store.resolve(TENANT, name).await?;
+    let run = run.ok_or_else(|| Problem::not_found("run"))?;
     let watch = api.hub.watch(run);
-    Ok((load(api, run).await?, watch))
+    let row = api.store.find(TENANT, &run.to_string()).await?;
+    Ok((row.ok_or_else(|| Problem::not_found("run"))?, watch))
 }
 
-async fn load(api: &ApiState, run: RunId) -> Result<RunRow, Problem> {
+pub(super) async fn load(api: &ApiState, run: RunId) -> Result<RunRow, Problem> {
     api.store.load(run).await?.ok_or_else(|| Problem::not_found("run"))
 }
 

@@ -16,7 +16,7 @@ use super::request::{Parameters, SEQ_MAX};
 use crate::hub::Watch;
 use crate::run::event::{KINDS, is_terminal};
 use crate::run::{RunId, Seq};
-use crate::store::{RunRow, StoredEvent, TypeFilter};
+use crate::store::{RunRow, StoreError, StoredEvent, TypeFilter};
 
 /// How often a silent stream says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -24,8 +24,13 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A pure comment: real SDKs break on blocks that carry anything else without data.
 const COMMENT: &[u8] = b":\n\n";
 
-/// How many events one read of the store brings.
+/// How soon a store that is away is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How many events one read of the store brings, and about how many bytes: each of many readers may
+/// hold as much.
 const PAGE: u32 = 500;
+const PAGE_BYTES: usize = 256 * 1024;
 
 /// What of the log a client wants to have streamed.
 #[derive(Debug)]
@@ -99,6 +104,8 @@ struct Reading {
     head: Seq,
     is_first: bool,
     has_ended: bool,
+    /// The store did not answer: it is asked again.
+    is_away: bool,
     beat: Instant,
 }
 
@@ -112,6 +119,7 @@ pub(super) fn respond(api: &ApiState, row: &RunRow, watch: Watch, cursor: Cursor
         head: row.last_seq,
         is_first: true,
         has_ended: false,
+        is_away: false,
         beat: Instant::now() + HEARTBEAT,
     };
     let body = stream::unfold(Some(reading), |reading| async move {
@@ -153,7 +161,8 @@ impl Reading {
                 () = self.api.stop.cancelled() => {
                     return Err(io::Error::other("the service is stopping"));
                 }
-                () = self.watch.beyond(self.cursor.after) => {}
+                () = self.watch.beyond(self.cursor.after), if !self.is_away => {}
+                () = tokio::time::sleep(ASK_AGAIN), if self.is_away => {}
                 () = tokio::time::sleep_until(self.beat) => {
                     self.beat = Instant::now() + HEARTBEAT;
                     return Ok(Some(Bytes::from_static(COMMENT)));
@@ -173,8 +182,14 @@ impl Reading {
         {
             return Ok(tail);
         }
-        let read = self.api.store.events(self.run, self.cursor.after, PAGE).await;
-        let events = read.map_err(io::Error::other)?;
+        let after = self.cursor.after;
+        let read = self.api.store.events_within(self.run, after, PAGE, PAGE_BYTES).await;
+        self.is_away = matches!(read, Err(StoreError::Unavailable(_)));
+        let events = match read {
+            // The stream stays open: the client could do no more than ask again.
+            Err(StoreError::Unavailable(_)) => return Ok(Vec::new()),
+            read => read.map_err(io::Error::other)?,
+        };
         if events.is_empty() {
             return Err(io::Error::other("the run's log has gone"));
         }

@@ -23,23 +23,53 @@ pub(super) struct Asked {
     pub(super) spec: Spec,
     /// `config.run_id`, taken out of the spec.
     pub(super) run_id: Option<String>,
+    /// The spec as it is stored.
+    pub(super) text: String,
     /// SHA-256 of the parsed body with sorted keys, before defaults.
     pub(super) digest: String,
 }
 
+/// A body as JSON, and what identifies it: SHA-256 over it with sorted keys, hex.
+pub(super) fn json(body: &[u8]) -> Result<(Value, String), Problem> {
+    let value: Value = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+    let digest = digest(&value);
+    Ok((value, digest))
+}
+
+fn digest(value: &Value) -> String {
+    // serde_json's maps are sorted by key: equal bodies have equal texts.
+    Sha256::digest(value.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Parses the body of `POST /runs`.
 pub(super) fn parse(body: &[u8], catalog: &Catalog) -> Result<Asked, Problem> {
-    let value: Value = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
-    // serde_json's maps are sorted by key: equal bodies have equal texts.
-    let digest =
-        Sha256::digest(value.to_string()).iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut spec = Spec::parse(&value, catalog).map_err(|found| refusal(&found))?;
+    let (value, _) = json(body)?;
+    asked(&value, catalog).map_err(|found| refusal(&found))
+}
+
+/// What the body of one run asks for.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(super) fn asked(value: &Value, catalog: &Catalog) -> Result<Asked, Vec<Violation>> {
+    let mut spec = Spec::parse(value, catalog)?;
     let unreadable = unreadable_images(&spec);
     if !unreadable.is_empty() {
-        return Err(Problem::invalid(unreadable));
+        return Err(unreadable);
     }
     let run_id = spec.config.run_id.take();
-    Ok(Asked { spec, run_id, digest })
+    let text = json!(spec).to_string();
+    Ok(Asked { spec, run_id, text, digest: digest(value) })
+}
+
+/// The refusal of a field that nobody knows.
+pub(super) fn unknown_field(name: &str, known: &str) -> Violation {
+    let name: String = name.chars().take(60).collect();
+    Violation {
+        pointer: format!("/{}", name.replace('~', "~0").replace('/', "~1")),
+        detail: format!("unknown field `{name}`; known are {known}"),
+        code: Code::InvalidRequest,
+    }
 }
 
 /// What is no JSON; and what is nested so deep that it is not looked at.
@@ -53,8 +83,8 @@ fn unreadable(error: &serde_json::Error) -> Problem {
 }
 
 /// Inline images whose data is no base 64, each by its place.
-fn unreadable_images(spec: &Spec) -> Vec<FieldError> {
-    let in_content = |content: &Content, pointer: &str| -> Vec<FieldError> {
+fn unreadable_images(spec: &Spec) -> Vec<Violation> {
+    let in_content = |content: &Content, pointer: &str| -> Vec<Violation> {
         let Content::Parts(parts) = content else { return Vec::new() };
         let places = parts.iter().enumerate().filter_map(|(place, part)| match part {
             Part::Image { data: Some(data), .. } if STANDARD.decode(data).is_err() => Some(place),
@@ -62,7 +92,11 @@ fn unreadable_images(spec: &Spec) -> Vec<FieldError> {
         });
         let refused = |place| {
             let detail = "must be base 64, with padding and without line ends";
-            FieldError::pointer(format!("{pointer}/{place}/data"), detail)
+            Violation {
+                pointer: format!("{pointer}/{place}/data"),
+                detail: detail.to_owned(),
+                code: Code::InvalidRequest,
+            }
         };
         places.map(refused).collect()
     };
@@ -78,7 +112,8 @@ fn unreadable_images(spec: &Spec) -> Vec<FieldError> {
     found
 }
 
-fn refusal(found: &[Violation]) -> Problem {
+/// What is wrong with a body, as an answer.
+pub(super) fn refusal(found: &[Violation]) -> Problem {
     let errors = found
         .iter()
         .map(|violation| FieldError::pointer(&violation.pointer, &violation.detail))
@@ -130,7 +165,7 @@ pub(super) fn run_body(
         "stop_reason": result.map(|result| &result.stop_reason),
         "agent": {"name": spec.agent.name, "version": null},
         "model": spec.model(),
-        "config": spec.config,
+        "config": state.config(spec),
         "input": spec.input,
         "final_output": match result {
             Some(result) => result.final_output.clone(),
@@ -142,16 +177,16 @@ pub(super) fn run_body(
         "turn_count": state.turn_count(),
         "elapsed_time": match result {
             Some(result) => result.elapsed_time,
-            None => row.started_at_ms.map_or(0.0, |started| seconds(now_ms - started)),
+            None => elapsed(state, now_ms),
         },
         "waiting_time": 0.0,
         "tool_calls": calls(state),
         "history": state.history(spec),
         "variables": state.variables(spec),
-        "metadata": spec.config.metadata,
+        "metadata": state.metadata(spec),
         "usage": state.usage,
         "thread_id": null,
-        "batch_id": null,
+        "batch_id": row.batch.map(|batch| batch.to_string()),
         "parent_run_id": null,
         "continued_from": null,
         "queue_position": queue_position.filter(|_| state.status == Status::Queued),
@@ -193,7 +228,13 @@ fn calls(state: &State) -> Vec<Value> {
         .collect()
 }
 
-fn seconds(ms: i64) -> f64 {
+/// Seconds since the first start.
+fn elapsed(state: &State, now_ms: i64) -> f64 {
+    let started = state.started_at.as_ref().and_then(|at| at.parse::<jiff::Timestamp>().ok());
+    started.map_or(0.0, |started| seconds(now_ms - started.as_millisecond()))
+}
+
+pub(super) fn seconds(ms: i64) -> f64 {
     f64::from(i32::try_from(ms.max(0)).unwrap_or(i32::MAX)) / 1000.0
 }
 

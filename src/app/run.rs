@@ -69,7 +69,7 @@ fn look(is_json: bool) -> Look {
 }
 
 /// A proxy of the environment is for other machines than this one.
-fn http(url: &str) -> anyhow::Result<reqwest::Client> {
+pub(super) fn http(url: &str) -> anyhow::Result<reqwest::Client> {
     let client = registry::client().context("TLS can't be set up")?;
     let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
     let is_local = host.is_some_and(|host| {

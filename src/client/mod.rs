@@ -1,5 +1,5 @@
-//! A small client of the native API, for `runledger run`: create a run so that a lost answer starts
-//! no second one, follow it over broken connections, cancel it.
+//! A small client of the native API, for `runledger run` and `runledger healthcheck`: create a run so
+//! that a lost answer starts no second one, follow it over broken connections, cancel it.
 
 use std::time::Duration;
 
@@ -11,10 +11,12 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::run::Seq;
 
 mod following;
+mod health;
 mod refusal;
 mod screen;
 mod session;
 
+pub use health::Question;
 pub use refusal::Refusal;
 pub use screen::Look;
 pub use session::{Ask, Outcome, session};

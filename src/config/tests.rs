@@ -69,6 +69,8 @@ fn without_settings_everything_has_its_default() {
     let expected = Config {
         listen: "127.0.0.1:8080".parse().unwrap(),
         data_dir: "./runledger-data".into(),
+        database: None,
+        lease: Duration::from_secs(10),
         api_keys: Vec::new(),
         slots: 1024,
         drain: Duration::from_secs(8),
@@ -104,9 +106,32 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() {
 }
 
 #[test]
+fn a_database_is_a_postgresql_url_and_may_be_heard_elsewhere_or_not_at_all() {
+    let url = ("DATABASE_URL", "postgres://u:p@db:5432/runs");
+    let listen = |value: &'static str| {
+        let env = [url, ("DATABASE_LISTEN_URL", value)];
+        Given { env: &env, ..Given::default() }.config().database.expect("it is named")
+    };
+    assert_eq!(listen(" ").url, Secret::new("postgres://u:p@db:5432/runs"));
+    assert_eq!(listen(" ").listen, Listen::SameUrl);
+    assert_eq!(listen("off").listen, Listen::Off);
+    let other = "postgresql://u:p@direct/runs";
+    assert_eq!(listen(other).listen, Listen::Url(Secret::new(other)));
+    let line = "database_url = \"postgres://file/x\"";
+    check(
+        url,
+        line,
+        |c| c.database.clone().map(|one| one.url),
+        Some(Secret::new(url.1)),
+        Some(Secret::new("postgres://file/x")),
+    );
+}
+
+#[test]
 fn every_setting_is_read_from_the_environment_and_from_the_file() {
     check(("RUNLEDGER_SLOTS", "7"), "slots = 8", |c| c.slots, 7, 8);
     let seconds = |seconds: f64| Duration::from_secs_f64(seconds);
+    check(("RUNLEDGER_LEASE", "0.4"), "lease = 30", |c| c.lease, seconds(0.4), seconds(30.0));
     check(("RUNLEDGER_DRAIN", "0.5"), "drain = 30", |c| c.drain, seconds(0.5), seconds(30.0));
     let log = |config: &Config| config.log.clone();
     check(("RUNLEDGER_LOG", "debug"), "log = \"off\"", log, "debug".into(), "off".into());
@@ -145,7 +170,7 @@ fn all_mistakes_are_told_together_with_what_would_be_right() {
             ("RUNLEDGER_LOG", "inof"),
             ("RUNLEDGER_LOG_FORMAT", "yaml"),
             ("RUNLEDGER_DEFAULT_MODEL", "gpt"),
-            ("DATABASE_URL", "postgres://localhost/x"),
+            ("DATABASE_URL", "mysql://u:canary@h/x"),
         ],
         file: Some("cors_origins = [\"app.example\"]\ndata_dir = 3\nslot = 5\n[retention]"),
     };
@@ -157,7 +182,7 @@ fn all_mistakes_are_told_together_with_what_would_be_right() {
         "RUNLEDGER_LOG: \"inof\" is no log level; give error, warn, info",
         "RUNLEDGER_LOG_FORMAT: \"yaml\" is no log format; give text or json",
         "RUNLEDGER_DEFAULT_MODEL: \"gpt\" is no PROVIDER/MODEL; give PROVIDER/MODEL",
-        "DATABASE_URL: PostgreSQL is not available yet in this release; unset it",
+        "DATABASE_URL: begins with mysql:, which is no database that is known here; give postgres://",
         "cors_origins: \"app.example\" is no origin; give scheme, host and port",
         "data_dir: is an integer; give a string",
         "slot: is not a known setting; see --help",
@@ -431,7 +456,7 @@ fn secrets_are_never_shown() {
         ("OPENAI_API_KEY", "canary 2"),
         ("OPENAI_BASE_URL", "http://user:canary@h/v1"),
         ("LOCAL_KEY", "canary\u{1}3"),
-        ("DATABASE_URL", "postgres://user:canary@h/db"),
+        ("DATABASE_URL", "mysql://user:canary@h/db"),
     ];
     let file = LOCAL.replace("blue", "canary\\n4").replace("http://", "http://canary@");
     let given = Given { env: &wrong, file: Some(&file), ..Given::default() };
@@ -446,6 +471,9 @@ fn the_help_names_every_setting() {
     for setting in [
         "RUNLEDGER_LISTEN",
         "RUNLEDGER_DATA_DIR",
+        "DATABASE_URL",
+        "DATABASE_LISTEN_URL",
+        "RUNLEDGER_LEASE",
         "RUNLEDGER_API_KEYS",
         "RUNLEDGER_SLOTS",
         "RUNLEDGER_DRAIN",

@@ -5,13 +5,18 @@
 //! late or repeated is harmless, a slow listener costs only its own place, and joining is no special
 //! case.
 
-use std::collections::{HashMap, VecDeque};
+mod remote;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+
+pub use remote::{Remote, Wakes};
 
 use crate::run::{RunId, Seq};
-use crate::store::StoredEvent;
+use crate::store::{Notice, StoredEvent};
 
 /// How many of its last events a watched run keeps in memory: a listener that is further behind
 /// reads the store.
@@ -20,10 +25,31 @@ const TAIL_EVENTS: usize = 256;
 /// How many bytes of events a watched run keeps in memory.
 const TAIL_BYTES: usize = 256 * 1024;
 
+/// How many notices to other nodes may wait: each is a hint, and those beyond are dropped.
+const NOTICES_MAX: usize = 4096;
+
 /// The positions of the watched runs. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Hub {
-    watched: Arc<Mutex<HashMap<RunId, Watched>>>,
+    runs: Arc<Mutex<Runs>>,
+    others: Option<Others>,
+}
+
+/// The way to the other nodes.
+#[derive(Clone, Debug)]
+struct Others {
+    notices: mpsc::Sender<Notice>,
+    /// Somebody listens to a run of another node: it is looked at soon.
+    look: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Runs {
+    watched: HashMap<RunId, Watched>,
+    /// Runs that this node appends to: it hears of their commits first.
+    local: HashSet<RunId>,
+    /// Runs to which other nodes listen, and until when they are told.
+    listened: HashMap<RunId, Instant>,
 }
 
 #[derive(Debug)]
@@ -53,28 +79,44 @@ impl Watched {
 }
 
 impl Hub {
+    /// The hub of a node that is alone.
+    pub fn alone() -> Hub {
+        Hub { runs: Arc::default(), others: None }
+    }
+
     /// Begins to listen to a run. Listen first, then look up the run: what is committed between is
     /// then seen by one or the other.
     pub fn watch(&self, run: RunId) -> Watch {
-        let mut watched = self.lock();
-        let entry = watched.entry(run).or_insert_with(|| Watched {
+        let mut runs = self.lock();
+        let is_remote = !runs.local.contains(&run);
+        let entry = runs.watched.entry(run).or_insert_with(|| Watched {
             position: watch::Sender::new(Seq(0)),
             listeners: 0,
             tail: VecDeque::new(),
             tail_bytes: 0,
         });
         entry.listeners += 1;
-        Watch { hub: self.clone(), run, position: entry.position.subscribe() }
+        let watch = Watch { hub: self.clone(), run, position: entry.position.subscribe() };
+        let is_first = entry.listeners == 1;
+        drop(runs);
+        if let Some(others) = self.others.as_ref().filter(|_| is_first && is_remote) {
+            self.tell(Notice::Listened(run));
+            others.look.notify_one();
+        }
+        watch
     }
 
     /// Says that these events of these runs are committed: one wake for each run. Only after a
     /// commit. Told twice or late, it changes nothing.
     pub fn advance<'a>(&self, commits: impl IntoIterator<Item = (RunId, &'a [StoredEvent])>) {
-        let mut watched = self.lock();
+        let mut runs = self.lock();
+        let mut to_tell = Vec::new();
         for (run, events) in commits {
-            let (Some(entry), Some(last)) = (watched.get_mut(&run), events.last()) else {
-                continue;
-            };
+            let Some(last) = events.last() else { continue };
+            if runs.listened.contains_key(&run) {
+                to_tell.push(Notice::Committed(run, last.seq));
+            }
+            let Some(entry) = runs.watched.get_mut(&run) else { continue };
             let seen = *entry.position.borrow();
             if last.seq <= seen {
                 continue;
@@ -83,15 +125,49 @@ impl Hub {
             entry.advance(&events[news..]);
             entry.position.send_replace(last.seq);
         }
+        drop(runs);
+        for notice in to_tell {
+            self.tell(notice);
+        }
+    }
+
+    /// A hint for the other nodes, where there are any.
+    pub fn tell(&self, notice: Notice) {
+        if let Some(others) = &self.others {
+            // Full: what it says is found by looking.
+            let _ = others.notices.try_send(notice);
+        }
+    }
+
+    /// This node appends to the run from now on, or no longer: then its listeners here have to learn
+    /// from the store how far it is.
+    pub fn set_local(&self, run: RunId, is_local: bool) {
+        let Some(others) = &self.others else { return };
+        let mut runs = self.lock();
+        if is_local {
+            runs.local.insert(run);
+        } else if runs.local.remove(&run) && runs.watched.contains_key(&run) {
+            drop(runs);
+            self.tell(Notice::Listened(run));
+            others.look.notify_one();
+        }
+    }
+
+    /// Forgets what a run's listeners have in memory: it was erased, and they are to find that out.
+    pub fn erase(&self, run: RunId) {
+        if let Some(entry) = self.lock().watched.get_mut(&run) {
+            entry.tail.clear();
+            entry.tail_bytes = 0;
+        }
     }
 
     /// How many runs are listened to.
     pub fn watched_runs(&self) -> usize {
-        self.lock().len()
+        self.lock().watched.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, Watched>> {
-        self.watched.lock().expect("nothing panics while it holds the hub's lock")
+    fn lock(&self) -> MutexGuard<'_, Runs> {
+        self.runs.lock().expect("nothing panics while it holds the hub's lock")
     }
 }
 
@@ -111,10 +187,11 @@ impl Watch {
 
     /// The events behind `after`, where all of them are in memory.
     pub fn tail(&self, after: Seq) -> Option<Vec<StoredEvent>> {
-        let watched = self.hub.lock();
-        let tail = &watched.get(&self.run)?.tail;
-        let first = tail.front()?.seq;
-        if after.next() < first {
+        let runs = self.hub.lock();
+        let Watched { tail, position, .. } = runs.watched.get(&self.run)?;
+        let (first, last) = (tail.front()?.seq, tail.back()?.seq);
+        // What another node has committed is in the store only.
+        if after.next() < first || last < *position.borrow() {
             return None;
         }
         Some(tail.iter().filter(|event| event.seq > after).cloned().collect())
@@ -134,11 +211,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut watched = self.hub.lock();
-        if let Some(entry) = watched.get_mut(&self.run) {
+        let mut runs = self.hub.lock();
+        if let Some(entry) = runs.watched.get_mut(&self.run) {
             entry.listeners -= 1;
             if entry.listeners == 0 {
-                watched.remove(&self.run);
+                runs.watched.remove(&self.run);
             }
         }
     }
@@ -162,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn late_and_repeated_notices_change_nothing() {
-        let hub = Hub::default();
+        let hub = Hub::alone();
         let mut watch = hub.watch(run(1));
         for told in [2..=3, 1..=2, 3..=3, 2..=5, 4..=4] {
             hub.advance([(run(1), events(told).as_slice())]);
@@ -175,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_tail_is_bounded_and_a_listener_behind_it_reads_the_store() {
-        let hub = Hub::default();
+        let hub = Hub::alone();
         let watch = hub.watch(run(1));
         hub.advance([(run(1), events(1..=1000).as_slice())]);
         assert_eq!(watch.tail(Seq(10)), None);
@@ -184,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_run_that_nobody_listens_to_costs_nothing() {
-        let hub = Hub::default();
+        let hub = Hub::alone();
         let (first, second) = (hub.watch(run(1)), hub.watch(run(1)));
         hub.advance([(run(1), events(1..=2).as_slice()), (run(2), events(1..=2).as_slice())]);
         assert_eq!(hub.watched_runs(), 1);

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
+
+pub(super) use batch_job::BatchJob;
 
 use super::{Clock, Intent, NewRun, Placement, Refused, batch, timestamp};
 use crate::hub::Hub;
 use crate::run::{Draft, Seq};
-use crate::store::{Create, Created, NodeId, Store, StoreError};
+use crate::store::{Create, Created, Node, Notice, Store, StoreError};
 
 /// How many runs one transaction creates: more would let the first wait for the last.
 const BATCH_MAX: usize = 256;
@@ -16,22 +19,35 @@ const BATCH_MAX: usize = 256;
 /// How often a create is sent before its client is told that the store is away.
 const TRIES_MAX: u32 = 3;
 
+/// How long a create is tried at most, but for what a statement under way takes: a client who is told
+/// sooner asks another node sooner.
+const TRY_TIME: Duration = Duration::from_secs(2);
+
 /// How long a create waits before it is sent again; doubled each time.
 const TRY_WAIT: Duration = Duration::from_millis(20);
 
 /// How many bytes of specs and events one transaction takes: what is larger goes alone.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-pub(super) struct Job {
+mod batch_job;
+
+/// What waits for the lane.
+#[derive(Debug)]
+pub(super) enum Job {
+    One(Box<RunJob>),
+    Batch(Box<BatchJob>),
+}
+
+pub(super) struct RunJob {
     pub(super) create: Create,
     pub(super) queued: Draft,
     pub(super) placement: Placement,
     pub(super) answer: oneshot::Sender<Result<Intent, Refused>>,
 }
 
-impl std::fmt::Debug for Job {
+impl std::fmt::Debug for RunJob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Job").field("run", &self.create.id).finish_non_exhaustive()
+        f.debug_struct("RunJob").field("run", &self.create.id).finish_non_exhaustive()
     }
 }
 
@@ -40,7 +56,6 @@ impl std::fmt::Debug for Job {
 pub struct Creator {
     store: Store,
     hub: Hub,
-    node: NodeId,
     clock: Arc<Clock>,
     jobs: mpsc::Receiver<Job>,
     new_runs: mpsc::Sender<NewRun>,
@@ -49,31 +64,40 @@ pub struct Creator {
 /// Who waits for a create, and the slot that it may be born into.
 struct Waiter {
     answer: oneshot::Sender<Result<Intent, Refused>>,
-    permit: Option<OwnedSemaphorePermit>,
+    here: Option<(Node, OwnedSemaphorePermit)>,
 }
 
 impl Creator {
     pub(super) fn new(
         store: Store,
         hub: Hub,
-        node: NodeId,
         clock: Arc<Clock>,
         jobs: mpsc::Receiver<Job>,
         new_runs: mpsc::Sender<NewRun>,
     ) -> Creator {
-        Creator { store, hub, node, clock, jobs, new_runs }
+        Creator { store, hub, clock, jobs, new_runs }
     }
 
     /// Runs until the last handle is dropped.
     pub async fn run(mut self) {
         let mut jobs = Vec::new();
         while self.jobs.recv_many(&mut jobs, BATCH_MAX).await > 0 {
-            let now = self.clock.now_ms();
-            let at = timestamp(now);
+            let at = timestamp(self.clock.now_ms());
             let mut bytes = 0;
             let (mut creates, mut waiters) = (Vec::new(), Vec::new());
             for job in jobs.drain(..) {
-                let (create, waiter) = self.prepare(job, now, &at);
+                let job = match job {
+                    Job::One(job) => *job,
+                    Job::Batch(job) => {
+                        // In the order of asking: what came before is committed before.
+                        self.commit(std::mem::take(&mut creates), std::mem::take(&mut waiters))
+                            .await;
+                        bytes = 0;
+                        self.create_batch(*job).await;
+                        continue;
+                    }
+                };
+                let (create, waiter) = self.prepare(job, &at);
                 let more = create.spec.len()
                     + create.events.iter().map(|event| event.data.len()).sum::<usize>();
                 if bytes + more > BATCH_BYTES_MAX && !creates.is_empty() {
@@ -88,22 +112,26 @@ impl Creator {
         }
     }
 
-    fn prepare(&self, job: Job, now: i64, at: &str) -> (Create, Waiter) {
-        let Job { mut create, queued, placement, answer } = job;
+    fn prepare(&self, job: RunJob, at: &str) -> (Create, Waiter) {
+        let RunJob { mut create, queued, placement, answer } = job;
         let (stored, _events) = batch::number(Seq(0), at, [batch::Written::new(queued)]);
-        create.created_at_ms = now;
+        // Lists go by ids: a run was created when its id was made.
+        create.created_at_ms = create.id.made_at_ms();
         create.events = stored;
-        let permit = match placement {
-            Placement::Here(permit) => Some(permit),
+        let here = match placement {
+            Placement::Here(node, permit) => Some((node, permit)),
             Placement::Queue => None,
         };
-        create.owner = permit.as_ref().map(|_| self.node);
-        (create, Waiter { answer, permit })
+        create.owner = here.as_ref().map(|(node, _)| node.id);
+        (create, Waiter { answer, here })
     }
 
     /// Commits a batch; one that is refused as data is committed run by run, so that a run's data
     /// spoils no neighbour.
     async fn commit(&self, creates: Vec<Create>, waiters: Vec<Waiter>) {
+        if creates.is_empty() {
+            return;
+        }
         match self.settle(&creates).await {
             Ok(done) => {
                 for ((create, created), waiter) in creates.into_iter().zip(done).zip(waiters) {
@@ -137,17 +165,17 @@ impl Creator {
     /// Creates a run for whoever comes after this node, which is dead.
     async fn queue(&self, mut create: Create, waiter: Waiter) {
         create.owner = None;
-        let waiter = Waiter { permit: None, ..waiter };
+        let waiter = Waiter { here: None, ..waiter };
         Box::pin(self.commit(vec![create], vec![waiter])).await;
     }
 
     /// Asks the store a few times. A create that was committed though its answer was lost is found
     /// by asking again; a store that is away is the client's to wait for.
     async fn settle(&self, creates: &[Create]) -> Result<Vec<Created>, StoreError> {
-        let mut wait = TRY_WAIT;
+        let (mut wait, begun) = (TRY_WAIT, Instant::now());
         for _ in 1..TRIES_MAX {
             match self.store.create(creates.to_vec()).await {
-                Err(StoreError::Unavailable(reason)) => {
+                Err(StoreError::Unavailable(reason)) if begun.elapsed() < TRY_TIME => {
                     tracing::warn!(reason, "the store is away; {} creates wait", creates.len());
                     tokio::time::sleep(wait).await;
                     wait *= 2;
@@ -159,13 +187,16 @@ impl Creator {
     }
 
     async fn tell(&self, create: Create, created: Created, waiter: Waiter) {
-        let Waiter { answer, permit } = waiter;
+        let Waiter { answer, here } = waiter;
         let intent = match created {
             Created::New => {
                 self.hub.advance([(create.id, create.events.as_slice())]);
-                let news = match permit {
-                    Some(permit) => NewRun::Born(create.id, permit),
-                    None => NewRun::Queued,
+                let news = match here {
+                    Some((node, permit)) => NewRun::Born(node.id, create.id, permit),
+                    None => {
+                        self.hub.tell(Notice::Queued);
+                        NewRun::Queued
+                    }
                 };
                 // Workers that have stopped leave the run to the next start.
                 let _ = self.new_runs.send(news).await;
@@ -173,6 +204,9 @@ impl Creator {
             }
             Created::Existing(run) => Ok(Intent::Existing(run)),
             Created::Conflict => Ok(Intent::Conflict),
+            Created::Busy => {
+                Err(Refused::Unavailable("another create with its key does not end".to_owned()))
+            }
             Created::Fenced => {
                 Err(Refused::Unavailable("this node has been declared dead".to_owned()))
             }

@@ -11,11 +11,11 @@ mod creator;
 mod tests;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use uuid::ContextV7;
 
 pub use batch::Text;
 pub use creator::Creator;
@@ -23,7 +23,9 @@ pub use writer::Writer;
 
 use crate::hub::Hub;
 use crate::run::{Draft, Event, RunId, Seq};
-use crate::store::{Create, NodeId, RunUpdate, Store};
+use crate::store::{
+    BatchCreated, BatchId, Create, CreateBatch, Node, NodeId, RunUpdate, Shown, Store,
+};
 
 /// How many pushes and appends may wait for the writer before callers wait for room: some thousand
 /// runs with a few deltas each.
@@ -37,9 +39,10 @@ const CREATES_MAX: usize = 1024;
 pub struct Journal {
     creates: mpsc::Sender<creator::Job>,
     appends: mpsc::Sender<writer::Job>,
-    fenced: CancellationToken,
     clock: Arc<Clock>,
     pens: Arc<AtomicU64>,
+    /// Counts the ids of one millisecond, so that they keep the order in which they were made.
+    ids: Arc<Mutex<ContextV7>>,
 }
 
 /// Tells a run's pen from one that was there before.
@@ -59,8 +62,8 @@ pub struct Loops {
 /// What the create lane tells the workers.
 #[derive(Debug)]
 pub enum NewRun {
-    /// Born running here, with its slot.
-    Born(RunId, OwnedSemaphorePermit),
+    /// Born running here, on this node, with its slot.
+    Born(NodeId, RunId, OwnedSemaphorePermit),
     /// Queued: somebody may claim it.
     Queued,
 }
@@ -69,7 +72,7 @@ pub enum NewRun {
 #[derive(Debug)]
 pub enum Placement {
     /// To this node at once, with this slot.
-    Here(OwnedSemaphorePermit),
+    Here(Node, OwnedSemaphorePermit),
     /// Into the queue.
     Queue,
 }
@@ -120,6 +123,8 @@ pub struct Effects {
     pub only_if_inbox_n: Option<i64>,
     /// How the run's row changes. Its time is filled in by the journal.
     pub update: Option<RunUpdate>,
+    /// What lists show of the run from now on.
+    pub shown: Shown,
 }
 
 /// Milliseconds since 1970 by the store's clock, never going back in this process.
@@ -142,23 +147,17 @@ pub fn timestamp(ms: i64) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
-/// Makes the door and the loops behind it. `new_runs` hears of every new run after its commit;
-/// `fenced` is cancelled when this node no longer owns anything.
-pub fn journal(
-    store: Store,
-    hub: Hub,
-    node: NodeId,
-    new_runs: mpsc::Sender<NewRun>,
-    fenced: CancellationToken,
-) -> (Journal, Loops) {
+/// Makes the door and the loops behind it. `new_runs` hears of every new run after its commit.
+pub fn journal(store: Store, hub: Hub, new_runs: mpsc::Sender<NewRun>) -> (Journal, Loops) {
     let clock = Arc::new(Clock { store: store.clone(), last: AtomicI64::new(0) });
     let (creates, create_jobs) = mpsc::channel(CREATES_MAX);
     let (appends, append_jobs) = mpsc::channel(QUEUE_MAX);
     let creator =
-        Creator::new(store.clone(), hub.clone(), node, Arc::clone(&clock), create_jobs, new_runs);
-    let writer = Writer::new(store, hub, node, Arc::clone(&clock), append_jobs, fenced.clone());
+        Creator::new(store.clone(), hub.clone(), Arc::clone(&clock), create_jobs, new_runs);
+    let writer = Writer::new(store, hub, Arc::clone(&clock), append_jobs);
     let pens = Arc::new(AtomicU64::new(0));
-    (Journal { creates, appends, fenced, clock, pens }, Loops { writer, creator })
+    let ids = Arc::new(Mutex::new(ContextV7::new()));
+    (Journal { creates, appends, clock, pens, ids }, Loops { writer, creator })
 }
 
 impl Journal {
@@ -174,21 +173,47 @@ impl Journal {
         placement: Placement,
     ) -> Result<Intent, Refused> {
         let (answer, answered) = oneshot::channel();
-        let job = creator::Job { create, queued, placement, answer };
+        let job = creator::RunJob { create, queued, placement, answer };
+        let job = creator::Job::One(Box::new(job));
+        let gone = || Refused::Unavailable("the service is stopping".to_owned());
+        self.creates.send(job).await.map_err(|_closed| gone())?;
+        answered.await.map_err(|_dropped| gone())?
+    }
+
+    /// Creates a batch of runs, each with the first event of its place: all in one commit, or none.
+    ///
+    /// # Cancel safety
+    /// Dropping it before the lane has taken it means that nothing is created; later, only the
+    /// answer is lost.
+    pub async fn create_batch(
+        &self,
+        batch: CreateBatch,
+        queued: Vec<Draft>,
+    ) -> Result<BatchCreated, Refused> {
+        assert_eq!(batch.runs.len(), queued.len(), "each run has its first event");
+        let (answer, answered) = oneshot::channel();
+        let job = creator::BatchJob { batch, queued, answer };
+        let job = creator::Job::Batch(Box::new(job));
         let gone = || Refused::Unavailable("the service is stopping".to_owned());
         self.creates.send(job).await.map_err(|_closed| gone())?;
         answered.await.map_err(|_dropped| gone())?
     }
 
     /// Opens a run that this node owns for appending behind `head`. One pen at a time for a run: where
-    /// there are two, neither writes any more.
+    /// there are two, neither writes any more. The first pen of a later node ends all those before.
     ///
     /// # Cancel safety
     /// Dropping it before there is room opens nothing; later, the run is to be closed with
     /// [`Journal::close`].
-    pub async fn open(&self, run: RunId, head: Seq, last_at_ms: i64) -> Result<Pen, Refused> {
+    pub async fn open(
+        &self,
+        node: &Node,
+        run: RunId,
+        head: Seq,
+        last_at_ms: i64,
+    ) -> Result<Pen, Refused> {
         let id = PenId(self.pens.fetch_add(1, Ordering::Relaxed));
-        let job = writer::Job::Open { run, pen: id, head, last_at_ms };
+        let job = writer::Job::Open { node: node.clone(), run, pen: id, head, last_at_ms };
         self.appends.send(job).await.map_err(|_closed| Refused::NotOwner)?;
         Ok(Pen { run, id, appends: self.appends.clone(), is_torn: false })
     }
@@ -204,18 +229,28 @@ impl Journal {
     }
 
     /// A new run's id: a UUIDv7 by the store's clock.
+    ///
+    /// Each is above those before it, so that the order of ids is the order of creation.
     pub fn new_run_id(&self) -> RunId {
-        RunId(uuid::Uuid::now_v7())
+        RunId(self.new_id())
+    }
+
+    /// A new batch's id, of the same kind.
+    pub fn new_batch_id(&self) -> BatchId {
+        BatchId(self.new_id())
+    }
+
+    fn new_id(&self) -> uuid::Uuid {
+        let ms = self.now_ms();
+        let seconds = u64::try_from(ms.div_euclid(1000)).unwrap_or(0);
+        let nanos = u32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
+        let time = uuid::Timestamp::from_unix(&*self.ids, seconds, nanos);
+        uuid::Uuid::new_v7(time)
     }
 
     /// The journal's time, milliseconds since 1970.
     pub fn now_ms(&self) -> i64 {
         self.clock.now_ms()
-    }
-
-    /// Cancelled when this node no longer owns anything.
-    pub fn fenced(&self) -> &CancellationToken {
-        &self.fenced
     }
 }
 

@@ -24,7 +24,7 @@ impl Bench {
             body: r#"{"by":"local"}"#.to_owned(),
         };
         let left = self.store.leave("default", run, note).await.expect("it is left");
-        assert_eq!(left, Left::Accepted(Some(self.node)));
+        assert_eq!(left, Left::Accepted(Some(self.node.id)));
     }
 }
 
@@ -73,7 +73,7 @@ async fn a_run_that_is_not_ours_is_refused_alone() {
     for run in &runs {
         pens.push(bench.open(*run).await);
     }
-    bench.store.requeue(bench.node, lost, LetGo::ForSlot).await.expect("it is let go");
+    bench.store.requeue(bench.node.id, lost, LetGo::ForSlot).await.expect("it is let go");
     let answers = bench.append_all(&mut pens, |_| vec![note(1)]).await;
     let committed = answers.iter().filter(|answer| answer.is_ok()).count();
     println!("row=27 faults_fired=1 ops_ok={committed} value={}", 9 - committed);
@@ -238,7 +238,7 @@ async fn a_damaged_store_stops_everything() {
     bench.faults().damage();
     let refused = pen.append(vec![note(1)], Effects::default()).await;
     assert_eq!(refused, Err(Refused::NotOwner), "it is not asked again for ever");
-    assert!(bench.journal.fenced().is_cancelled());
+    assert!(bench.node.lost.is_cancelled());
     pen.close().await;
 }
 
@@ -252,7 +252,7 @@ async fn a_node_that_is_declared_dead_stops_everything() {
     for pen in [&mut pen, &mut idle] {
         assert_eq!(pen.append(vec![note(2)], Effects::default()).await, Err(Refused::NotOwner));
     }
-    assert!(bench.journal.fenced().is_cancelled());
+    assert!(bench.node.lost.is_cancelled());
     pen.close().await;
     assert_eq!(bench.transcript(run).await, ["note 1"]);
     assert_eq!(bench.log(other).await.len(), 1);

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
 use super::batch::{self, Size, Text, Waiting, Written};
 use super::{Clock, Committed, Effects, PenId, Refused, timestamp};
 use crate::hub::Hub;
 use crate::run::{Body, Event, RunId, Seq};
-use crate::store::{Append, Appended, BatchNumber, NodeId, Store, StoreError};
+use crate::store::{Append, Appended, BatchNumber, Node, Store, StoreError};
 
 /// How many messages one batch takes from the channel; merged, they are far fewer events.
 const BATCH_MAX: usize = 4096;
@@ -25,7 +24,7 @@ const DOUBT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Job {
-    Open { run: RunId, pen: PenId, head: Seq, last_at_ms: i64 },
+    Open { node: Node, run: RunId, pen: PenId, head: Seq, last_at_ms: i64 },
     Push { run: RunId, pen: PenId, text: Text },
     Append { run: RunId, pen: PenId, entry: Entry },
     Close { run: RunId, done: oneshot::Sender<()> },
@@ -105,10 +104,10 @@ struct Part {
 pub struct Writer {
     store: Store,
     hub: Hub,
-    node: NodeId,
+    /// The node whose pens these are; none before the first.
+    node: Option<Node>,
     clock: Arc<Clock>,
     jobs: mpsc::Receiver<Job>,
-    fenced: CancellationToken,
     open: HashMap<RunId, Open>,
     /// Runs with something to commit, in the order in which they asked.
     ready: VecDeque<RunId>,
@@ -122,18 +121,15 @@ impl Writer {
     pub(super) fn new(
         store: Store,
         hub: Hub,
-        node: NodeId,
         clock: Arc<Clock>,
         jobs: mpsc::Receiver<Job>,
-        fenced: CancellationToken,
     ) -> Writer {
         Writer {
             store,
             hub,
-            node,
+            node: None,
             clock,
             jobs,
-            fenced,
             open: HashMap::new(),
             ready: VecDeque::new(),
             is_behind: false,
@@ -167,7 +163,11 @@ impl Writer {
 
     fn take(&mut self, job: Job) {
         match job {
-            Job::Open { run, pen, head, last_at_ms } => self.open(run, pen, head, last_at_ms),
+            Job::Open { node, run, pen, head, last_at_ms } => {
+                if self.is_of(node) {
+                    self.open(run, pen, head, last_at_ms);
+                }
+            }
             Job::Push { run, pen, text } => {
                 if let Some(open) = self.open_with(run, pen)
                     && open.refused.is_none()
@@ -212,15 +212,39 @@ impl Writer {
         self.open.get_mut(&run).filter(|open| open.pen == pen)
     }
 
+    /// Whether the node may open a run: the present one, or a later one, with which all that the
+    /// present one had ends. Its batches are numbered anew.
+    fn is_of(&mut self, node: Node) -> bool {
+        let last = self.node.as_ref().map(|node| node.id);
+        if last.is_some_and(|last| last > node.id) {
+            return false;
+        }
+        if last != Some(node.id) {
+            self.refuse_all();
+            for (run, open) in self.open.drain() {
+                self.hub.set_local(run, false);
+                for done in open.closing {
+                    // Whoever has stopped waiting needs no answer.
+                    let _ = done.send(());
+                }
+            }
+            self.number = BatchNumber::default();
+            self.node = Some(node);
+        }
+        true
+    }
+
     /// A run is opened by one driver at a time. If there are two, neither knows the log any more:
     /// both are refused, and whoever drives the run next folds it anew.
     fn open(&mut self, run: RunId, pen: PenId, head: Seq, last_at_ms: i64) {
         if let hash_map::Entry::Vacant(place) = self.open.entry(run) {
             place.insert(Open::new(pen, head, last_at_ms));
+            self.hub.set_local(run, true);
             return;
         }
         tracing::error!(run.id = %run, "run {run} was opened twice");
         self.refuse_run(run, &Refused::NotOwner);
+        self.hub.set_local(run, false);
         for done in self.open.remove(&run).into_iter().flat_map(|open| open.closing) {
             // Whoever has stopped waiting needs no answer.
             let _ = done.send(());
@@ -233,6 +257,7 @@ impl Writer {
         if self.open.get(&run).is_some_and(is_over)
             && let Some(open) = self.open.remove(&run)
         {
+            self.hub.set_local(run, false);
             for done in open.closing {
                 // Whoever has stopped waiting needs no answer.
                 let _ = done.send(());
@@ -291,7 +316,9 @@ impl Writer {
                 // A damaged file is not written to, and no run goes on that can't be continued
                 // later: as with the fence, all that this node has ends here.
                 tracing::error!(error = %error, "all runs of this node stop");
-                self.fenced.cancel();
+                if let Some(node) = &self.node {
+                    node.lost.cancel();
+                }
                 for part in parts {
                     self.refuse(part, &Refused::NotOwner);
                 }
@@ -314,19 +341,23 @@ impl Writer {
     }
 
     /// Asks the store until it has said what became of the batch. Where an answer was lost, nobody
-    /// knows: the same batch is sent again under its number, and the store commits it once.
+    /// knows: the same batch is sent again under its number, and the store commits it once. With the
+    /// node's ownership the asking ends: whoever takes over waits for what is still under way.
     async fn settle(&mut self, batch: &Arc<Vec<Append>>) -> Result<Vec<Appended>, StoreError> {
         let mut wait = DOUBT_WAIT;
         self.number = self.number.next();
+        let Some(node) = self.node.clone() else { return Err(StoreError::Fenced) };
         loop {
-            match self.store.append(self.node, self.number, Arc::clone(batch)).await {
-                Err(StoreError::Unavailable(reason)) => {
+            let appended = self.store.append(node.id, self.number, Arc::clone(batch));
+            match node.lost.run_until_cancelled(appended).await {
+                None => return Err(StoreError::Fenced),
+                Some(Err(StoreError::Unavailable(reason))) => {
                     tracing::warn!(reason, "the store is away; {} runs wait", batch.len());
                     metrics::counter!("runledger_journal_doubts_total").increment(1);
-                    tokio::time::sleep(wait).await;
+                    node.lost.run_until_cancelled(tokio::time::sleep(wait)).await;
                     wait = (wait * 2).min(DOUBT_WAIT_MAX);
                 }
-                settled => return settled,
+                Some(settled) => return settled,
             }
         }
     }
@@ -410,6 +441,7 @@ fn number(run: RunId, open: &mut Open, entry: Option<Entry>) -> (Append, Part) {
         append.inbox_read = entry.effects.inbox_read;
         append.only_if_inbox_n = entry.effects.only_if_inbox_n;
         append.update = entry.effects.update.take();
+        append.shown = std::mem::take(&mut entry.effects.shown);
         if let Some(update) = &mut append.update {
             update.at_ms = open.last_at_ms;
         }

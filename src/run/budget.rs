@@ -5,6 +5,7 @@ use serde_json::json;
 use super::decide::Step;
 use super::ending::Ending;
 use super::id::CallId;
+use super::raise::Limits;
 use super::spec::{OnLimit, Spec};
 use super::state::{Call, State, Turn, Used};
 
@@ -29,8 +30,8 @@ impl Limit {
     }
 
     /// The end where a run fails at the limit.
-    pub(super) fn failure(self, spec: &Spec) -> Ending {
-        let config = &spec.config;
+    pub(super) fn failure(self, spec: &Spec, state: &State) -> Ending {
+        let config = state.limits(spec);
         let (message, bound) = match self {
             Limit::Turns => (
                 format!("all {} turns are used and the model still wants tools", config.max_turns),
@@ -56,26 +57,26 @@ impl Limit {
 /// The limit that keeps the open calls from running; where none is open, that keeps the model from
 /// being called with tools.
 pub(super) fn met(spec: &Spec, state: &State) -> Option<Limit> {
-    used_up(spec, state.turn_count(), state.used()).or_else(|| {
+    let limits = state.limits(spec);
+    used_up(&limits, state.turn_count(), state.used()).or_else(|| {
         let new = state.open_calls().filter(|call| call.tries == 0).count();
         let calls = u32::try_from(state.calls_started() + new).unwrap_or(u32::MAX);
-        let passes = spec.config.max_tool_calls.is_some_and(|bound| calls > bound);
+        let passes = limits.max_tool_calls.is_some_and(|bound| calls > bound);
         // Calls that were refused count no more, but what refused them still holds.
         (passes || state.refused_turn.is_some()).then_some(Limit::Calls)
     })
 }
 
-fn used_up(spec: &Spec, turns: u32, used: Used) -> Option<Limit> {
-    let config = &spec.config;
-    if turns >= config.max_turns {
+fn used_up(limits: &Limits, turns: u32, used: Used) -> Option<Limit> {
+    if turns >= limits.max_turns {
         return Some(Limit::Turns);
     }
-    if let (Some(tokens), Some(bound)) = (used.tokens, config.max_total_tokens)
+    if let (Some(tokens), Some(bound)) = (used.tokens, limits.max_total_tokens)
         && tokens >= bound
     {
         return Some(Limit::Tokens);
     }
-    let (cost, bound) = used.cost_usd.zip(config.max_cost_usd)?;
+    let (cost, bound) = used.cost_usd.zip(limits.max_cost_usd)?;
     (cost >= bound).then_some(Limit::Cost)
 }
 
@@ -83,11 +84,14 @@ fn used_up(spec: &Spec, turns: u32, used: Used) -> Option<Limit> {
 pub(super) fn made_last(spec: &Spec, state: &State, turn: &Turn) -> Option<Limit> {
     match spec.config.on_limit {
         OnLimit::Fail => None,
-        OnLimit::Finalize => used_up(spec, turn.number.saturating_sub(1), turn.used_before)
-            .or_else(|| {
-                let refused = state.refused_turn.is_some_and(|refused| refused < turn.number);
-                refused.then_some(Limit::Calls)
-            }),
+        OnLimit::Finalize => {
+            used_up(&state.limits(spec), turn.number.saturating_sub(1), turn.used_before).or_else(
+                || {
+                    let refused = state.refused_turn.is_some_and(|refused| refused < turn.number);
+                    refused.then_some(Limit::Calls)
+                },
+            )
+        }
     }
 }
 
@@ -102,7 +106,7 @@ pub(super) fn step_with_open_calls(spec: &Spec, state: &State, met: Limit, open:
         return Step::CallTools(started);
     }
     match (spec.config.on_limit, state.turns.last().and_then(|turn| made_last(spec, state, turn))) {
-        (OnLimit::Fail, _) => Step::Finish(met.failure(spec)),
+        (OnLimit::Fail, _) => Step::Finish(met.failure(spec, state)),
         (OnLimit::Finalize, Some(limit)) => Step::Finish(Ending::completed(limit.stop_reason())),
         (OnLimit::Finalize, None) => Step::RefuseCalls(ids(&mut open.iter())),
     }

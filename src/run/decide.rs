@@ -89,7 +89,7 @@ pub fn decide(spec: &Spec, state: &State, clock: &Clock) -> Step {
     let with_tools = match (limit, spec.config.on_limit) {
         (None, _) => true,
         (Some(_), OnLimit::Finalize) => false,
-        (Some(met), OnLimit::Fail) => return Step::Finish(met.failure(spec)),
+        (Some(met), OnLimit::Fail) => return Step::Finish(met.failure(spec, state)),
     };
     let turn = state.turn_count().saturating_add(1);
     match retry::next_call(spec, state) {
@@ -106,7 +106,7 @@ pub fn decide(spec: &Spec, state: &State, clock: &Clock) -> Step {
 
 /// Time, crashes and the log's room, which end a run whatever it is doing.
 fn out_of_bounds(spec: &Spec, state: &State, clock: &Clock) -> Option<Ending> {
-    let config = &spec.config;
+    let config = state.limits(spec);
     if state.crashes > limits::CRASHES {
         return Some(Ending::failed(
             "crash_loop",

@@ -1,9 +1,10 @@
 //! The fold: takes the events of a log into a run's state, one by one. It cannot fail.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::event::{AbortReason, Body, Draft, Event, Outcome, OutputPart, RunResult};
 use super::id::CallId;
+use super::raise::Raise;
 use super::state::{Call, CallAnswer, FailedAttempt, OpenAttempt, State, Status, Turn};
 
 impl State {
@@ -65,10 +66,25 @@ impl State {
             }
             Body::ToolResult { .. } => self.answer_call(&event.body),
             Body::VariablesSet { values } => self.variables.extend(values.clone()),
+            Body::RunUpdated { metadata, limits, .. } => {
+                self.update(metadata.as_ref(), limits.as_ref())
+            }
             Body::CancelRequested { by, .. } => self.cancelled_by = Some(by.clone()),
             Body::RunCompleted { result, .. } => self.end(Status::Completed, result, &event.at),
             Body::RunFailed { result, .. } => self.end(Status::Failed, result, &event.at),
             Body::RunCancelled { result, .. } => self.end(Status::Cancelled, result, &event.at),
+        }
+    }
+
+    /// Where a limit is raised, what it has refused is no more a reason to offer no tools: whether
+    /// one is still met is asked anew.
+    fn update(&mut self, metadata: Option<&Map<String, Value>>, limits: Option<&Raise>) {
+        if let Some(limits) = limits {
+            self.raised.add(limits);
+            self.refused_turn = None;
+        }
+        if let Some(metadata) = metadata {
+            self.metadata = Some(metadata.clone());
         }
     }
 

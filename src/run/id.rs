@@ -11,6 +11,18 @@ use uuid::Uuid;
 pub struct RunId(pub Uuid);
 
 impl RunId {
+    /// When the id was made, milliseconds since 1970: the first 48 bits of a UUIDv7.
+    pub fn made_at_ms(self) -> i64 {
+        i64::try_from(self.0.as_u128() >> 80).expect("48 bits fit")
+    }
+
+    /// The lowest id that can be made at this millisecond or later: for ranges of times.
+    pub fn first_of(ms: i64) -> RunId {
+        const LAST_MS: i64 = (1 << 48) - 1;
+        let ms = u128::from(ms.clamp(0, LAST_MS).unsigned_abs());
+        RunId(Uuid::from_u128(ms << 80))
+    }
+
     /// The UUID as 22 base-62 digits (`0-9A-Za-z`, most significant first): short, and safe in any
     /// provider's ids.
     pub fn base62(self) -> String {

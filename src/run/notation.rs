@@ -17,12 +17,13 @@
 //! | `returned a [TEXT]`, `failed a` | `tool_result` (started before it, if it was not) |
 //! | `refused a`, `skipped a` | `tool_result` without a start: the model's error, a limit |
 //! | `cancelled` | `cancel.requested` |
+//! | `raised LIMIT N` | `run.updated`: this limit of the config is N now |
 //! | `used N`, `paid USD` | the next `turn.completed` or `turn.aborted` has used, has cost so much |
 //! | `run N s`, `turn N s` | no event: so long the run, or the turn, has taken |
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::catalog::Provider;
 use super::event::{
@@ -31,6 +32,7 @@ use super::event::{
 };
 use super::id::{CallId, RunId};
 use super::price::Price;
+use super::raise::Raise;
 use super::state::{Call, State};
 use super::{Catalog, Clock, Spec, Step};
 
@@ -114,6 +116,11 @@ impl Log {
         self.push(self.state.turn, self.state.attempt.max(1), body);
     }
 
+    pub(super) fn raised(&mut self, limits: Raise) {
+        let by = "local".to_owned();
+        self.here(Body::RunUpdated { metadata: None, limits: Some(limits), by });
+    }
+
     fn statement(&mut self, statement: &str) {
         let (verb, rest) = statement.split_once(' ').unwrap_or((statement, ""));
         let words: Vec<&str> = rest.split_whitespace().collect();
@@ -147,6 +154,13 @@ impl Log {
             "skipped" => self.unstarted(rest, Outcome::Cancelled),
             "cancelled" => {
                 self.here(Body::CancelRequested { by: "local".to_owned(), reason: None });
+            }
+            "raised" => {
+                let (limit, most) = rest.split_once(' ').expect("a limit and a number");
+                let most: Value = serde_json::from_str(most).expect("a number");
+                let limits = Value::Object(Map::from_iter([(limit.to_owned(), most)]));
+                let limits = serde_json::from_value(limits).expect("a limit");
+                self.raised(limits);
             }
             "used" => self.used(rest.parse().expect("a number")),
             "paid" => self.paid = Some(rest.parse().expect("money")),

@@ -129,6 +129,7 @@ fn check_log(events: &[Event]) {
             | Body::TurnAborted { .. }
             | Body::VariablesSet { .. }
             | Body::CancelRequested { .. }
+            | Body::RunUpdated { .. }
             | Body::Log { .. }
             | Body::RunCompleted { .. }
             | Body::RunFailed { .. }
@@ -207,7 +208,8 @@ proptest! {
         let world = World::play(tape);
         // Per turn: a call of the model, an abandoned attempt, refused calls, and two rounds of
         // tools.
-        let steps = 5 * (world.spec.config.max_turns + 2) + 5;
+        let most = world.log.state.limits(&world.spec).max_turns;
+        let steps = 5 * (most + 2) + 5;
         prop_assert!(world.ends_with_a_greedy_model(steps));
     }
 }

@@ -56,8 +56,9 @@ pub fn retry_in(
         Duration::ZERO
     };
     let left_of = |limit: f64, used: Duration| limit - used.as_secs_f64();
-    let left = left_of(spec.config.timeout_per_turn, clock.turn_elapsed)
-        .min(left_of(spec.config.max_time, clock.elapsed));
+    let limits = state.limits(spec);
+    let left = left_of(limits.timeout_per_turn, clock.turn_elapsed)
+        .min(left_of(limits.max_time, clock.elapsed));
     if wait.as_secs_f64() < left {
         return Some(wait);
     }

@@ -15,10 +15,13 @@ use super::event::{Effect, Executor};
 use super::message::{Content, Message};
 use super::{limits, template};
 
+mod change;
 mod check;
 mod form;
 mod read;
 mod tools;
+
+pub use change::Change;
 
 /// One thing that is wrong with a request, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use super::event::{
     AbortReason, Effect, Executor, FinishReason, Outcome, OutputPart, RunResult, Usage,
 };
 use super::id::{CallId, Seq};
-use super::spec::Spec;
+use super::raise::{Limits, Raise};
+use super::spec::{Config, Spec};
 
 /// The five statuses, and no others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,10 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them, in the order of a run's life.
+    pub const ALL: [Status; 5] =
+        [Status::Queued, Status::Running, Status::Completed, Status::Failed, Status::Cancelled];
+
     /// Whether it never changes again.
     pub fn is_terminal(self) -> bool {
         match self {
@@ -33,9 +38,7 @@ impl Status {
 
     /// The status of this name.
     pub fn parse(name: &str) -> Option<Status> {
-        [Status::Queued, Status::Running, Status::Completed, Status::Failed, Status::Cancelled]
-            .into_iter()
-            .find(|status| status.name() == name)
+        Status::ALL.into_iter().find(|status| status.name() == name)
     }
 
     /// As clients see it.
@@ -81,6 +84,10 @@ pub struct State {
     pub crashes: u32,
     /// The trace that the run belongs to, where whoever created it said so.
     pub traceparent: Option<String>,
+    /// Limits that were raised since it was created.
+    pub raised: Raise,
+    /// The labels that replaced the spec's, if any did.
+    pub metadata: Option<Map<String, Value>>,
     /// Who asked for the cancel that has been read, if anybody has.
     pub cancelled_by: Option<String>,
     /// The last turn whose calls a limit kept from running.
@@ -239,6 +246,38 @@ impl State {
         let mut variables = spec.variables.clone();
         variables.extend(self.variables.clone());
         variables
+    }
+
+    /// The limits that hold: the spec's, as raised since.
+    pub fn limits(&self, spec: &Spec) -> Limits {
+        self.raised.over(&spec.config)
+    }
+
+    /// The labels as they are.
+    pub fn metadata<'a>(&'a self, spec: &'a Spec) -> &'a Map<String, Value> {
+        self.metadata.as_ref().unwrap_or(&spec.config.metadata)
+    }
+
+    /// The config as it holds now.
+    pub fn config(&self, spec: &Spec) -> Config {
+        let Limits {
+            max_turns,
+            max_time,
+            timeout_per_turn,
+            max_total_tokens,
+            max_cost_usd,
+            max_tool_calls,
+        } = self.limits(spec);
+        Config {
+            max_turns,
+            max_time,
+            timeout_per_turn,
+            max_total_tokens,
+            max_cost_usd,
+            max_tool_calls,
+            metadata: self.metadata(spec).clone(),
+            ..spec.config.clone()
+        }
     }
 
     /// The text of the turn that the run has come to: whole if it is committed, what there was of

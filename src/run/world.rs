@@ -9,6 +9,7 @@ use super::event::{AbortReason, Body, Event, FinishReason, Outcome, StartReason,
 use super::limits;
 use super::notation::{Log, catalog, effect_of};
 use super::plain;
+use super::raise::Raise;
 use super::retry::{Retry, retry_in};
 use super::state::{FailedAttempt, State};
 use super::{Clock, Seq, Spec, Step};
@@ -147,6 +148,19 @@ impl World {
         }
     }
 
+    /// More of something, or of nothing that was limited.
+    fn raise(&mut self) {
+        let now = self.log.state.limits(&self.spec);
+        let mut limits = Raise::default();
+        match self.roll(4) {
+            0 => limits.max_turns = Some(now.max_turns + 1),
+            1 => limits.max_total_tokens = now.max_total_tokens.map(|most| most + 50),
+            2 => limits.max_tool_calls = now.max_tool_calls.map(|most| most + 1),
+            _ => limits.max_turns = Some(1),
+        }
+        self.log.raised(limits);
+    }
+
     /// What comes of a call of the model.
     fn listen(&mut self, model: &str) {
         loop {
@@ -165,6 +179,7 @@ impl World {
                 }
                 9 => return self.fail(model),
                 10 if self.roll(6) == 0 => return self.cancel(),
+                12 if self.roll(3) == 0 => self.raise(),
                 11 if self.roll(3) == 0 => {
                     self.log.clock.turn_elapsed *= 1000;
                     return;
@@ -229,6 +244,10 @@ impl World {
             match self.roll(16) {
                 15 => return self.take_over(StartReason::Crash),
                 14 if self.roll(4) == 0 => return self.cancel(),
+                12 => {
+                    self.raise();
+                    continue;
+                }
                 13 => {
                     let place = usize::from(self.roll(8)) % running.len();
                     self.log.began_again(&running[place]);

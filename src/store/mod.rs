@@ -4,6 +4,9 @@
 //! journal alone), the inbox, and the owner-less moves: claim and rescue. No operation can be left
 //! half done by dropping its future: each write is one transaction in a task of its own.
 
+mod batches;
+mod listing;
+pub mod postgres;
 mod rows;
 pub mod sqlite;
 
@@ -13,10 +16,17 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use batches::*;
+pub use listing::*;
+pub use postgres::{Listen, Postgres, PostgresOptions};
 pub use rows::*;
 pub use sqlite::Sqlite;
 
+use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq};
+
+/// A page of events ends here: a client reads on, and no answer fills the memory.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// What can go wrong in a store, by what the caller does about it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,6 +51,8 @@ pub enum StoreError {
 pub enum Store {
     /// One file, one node.
     Sqlite(Sqlite),
+    /// One database, several nodes.
+    Postgres(Arc<Postgres>),
 }
 
 impl Store {
@@ -52,10 +64,27 @@ impl Store {
         Ok(Store::Sqlite(Sqlite::open(folder).await?))
     }
 
+    /// Opens the store of several nodes, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// Where the database can't be reached, isn't ours, or is of a newer release: they say what to do.
+    pub async fn open_postgres(options: PostgresOptions) -> anyhow::Result<Store> {
+        Ok(Store::Postgres(Arc::new(Postgres::open(options).await?)))
+    }
+
+    /// Brings the schema of a database up to date, and does nothing else.
+    ///
+    /// # Errors
+    /// As those of [`Store::open_postgres`].
+    pub async fn migrate_postgres(url: &str) -> anyhow::Result<()> {
+        postgres::migrate(url).await
+    }
+
     /// What kind it is, for anybody: `/readyz` says it.
     pub fn kind(&self) -> &'static str {
         match self {
             Store::Sqlite(_) => "SQLite (one node)",
+            Store::Postgres(_) => "PostgreSQL",
         }
     }
 
@@ -63,6 +92,7 @@ impl Store {
     pub fn describe(&self) -> String {
         match self {
             Store::Sqlite(store) => store.describe(),
+            Store::Postgres(store) => store.describe(),
         }
     }
 
@@ -70,6 +100,26 @@ impl Store {
     pub fn now_ms(&self) -> i64 {
         match self {
             Store::Sqlite(_) => jiff::Timestamp::now().as_millisecond(),
+            Store::Postgres(store) => store.now_ms(),
+        }
+    }
+
+    /// How far this machine's wall clock is ahead of the store's, milliseconds, when last looked at.
+    pub fn clock_skew_ms(&self) -> i64 {
+        match self {
+            Store::Sqlite(_) => 0,
+            Store::Postgres(store) => store.clock_skew_ms(),
+        }
+    }
+
+    /// What has to be done about once an hour, so that there is room for the days to come.
+    ///
+    /// # Errors
+    /// Where there will be none: without today's, no run can be created.
+    pub async fn maintain(&self) -> Result<(), StoreError> {
+        match self {
+            Store::Sqlite(_) => Ok(()),
+            Store::Postgres(store) => store.maintain().await,
         }
     }
 
@@ -80,6 +130,7 @@ impl Store {
     pub async fn register(&self, name: &str) -> Result<(NodeId, Rescued), StoreError> {
         match self {
             Store::Sqlite(store) => store.register(name).await,
+            Store::Postgres(store) => store.register(name).await,
         }
     }
 
@@ -91,6 +142,7 @@ impl Store {
     pub async fn hand_over(&self, node: NodeId) -> Result<u64, StoreError> {
         match self {
             Store::Sqlite(store) => store.hand_over(node).await,
+            Store::Postgres(store) => store.hand_over(node).await,
         }
     }
 
@@ -102,6 +154,19 @@ impl Store {
     pub async fn create(&self, batch: Vec<Create>) -> Result<Vec<Created>, StoreError> {
         match self {
             Store::Sqlite(store) => store.create(batch).await,
+            Store::Postgres(store) => store.create(batch).await,
+        }
+    }
+
+    /// Creates a batch: its key, its row and all its runs, or nothing. One that is sent again, because
+    /// nobody knows whether it was committed, is the same batch.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
+    pub async fn create_batch(&self, batch: Arc<CreateBatch>) -> Result<BatchCreated, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.create_batch(batch).await,
+            Store::Postgres(store) => store.create_batch(batch).await,
         }
     }
 
@@ -122,6 +187,7 @@ impl Store {
     ) -> Result<Vec<Appended>, StoreError> {
         match self {
             Store::Sqlite(store) => store.append(node, number, batch).await,
+            Store::Postgres(store) => store.append(node, number, batch).await,
         }
     }
 
@@ -133,6 +199,7 @@ impl Store {
     pub async fn claim(&self, node: NodeId, slots: u32) -> Result<Claims, StoreError> {
         match self {
             Store::Sqlite(store) => store.claim(node, slots).await,
+            Store::Postgres(store) => store.claim(node, slots).await,
         }
     }
 
@@ -141,6 +208,7 @@ impl Store {
     pub fn lease(&self) -> Option<Duration> {
         match self {
             Store::Sqlite(_) => None,
+            Store::Postgres(store) => Some(store.lease()),
         }
     }
 
@@ -149,14 +217,10 @@ impl Store {
     ///
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
-    pub async fn heartbeat(
-        &self,
-        node: NodeId,
-        _slots: u32,
-        _busy: u32,
-    ) -> Result<Beat, StoreError> {
+    pub async fn heartbeat(&self, node: NodeId, slots: u32, busy: u32) -> Result<Beat, StoreError> {
         match self {
             Store::Sqlite(store) => store.heartbeat(node).await,
+            Store::Postgres(store) => store.heartbeat(node, slots, busy).await,
         }
     }
 
@@ -165,9 +229,10 @@ impl Store {
     ///
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
-    pub async fn rescue(&self, _node: NodeId) -> Result<Rescued, StoreError> {
+    pub async fn rescue(&self, node: NodeId) -> Result<Rescued, StoreError> {
         match self {
             Store::Sqlite(_) => Ok(Rescued::default()),
+            Store::Postgres(store) => store.rescue(node).await,
         }
     }
 
@@ -175,6 +240,7 @@ impl Store {
     pub async fn positions(&self, runs: Vec<RunId>) -> Result<Vec<(RunId, Seq)>, StoreError> {
         match self {
             Store::Sqlite(store) => store.positions(&runs).await,
+            Store::Postgres(store) => store.positions(&runs).await,
         }
     }
 
@@ -182,9 +248,10 @@ impl Store {
     ///
     /// # Cancel safety
     /// Dropping it may lose the notices.
-    pub async fn notify(&self, _node: NodeId, _notices: Vec<Notice>) -> Result<(), StoreError> {
+    pub async fn notify(&self, node: NodeId, notices: Vec<Notice>) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(_) => Ok(()),
+            Store::Postgres(store) => store.notify(node, notices).await,
         }
     }
 
@@ -197,9 +264,10 @@ impl Store {
     ///
     /// # Cancel safety
     /// Dropping it loses nothing that was not told.
-    pub async fn hear(&self, _node: NodeId) -> Result<Heard, StoreError> {
+    pub async fn hear(&self, node: NodeId) -> Result<Heard, StoreError> {
         match self {
             Store::Sqlite(_) => std::future::pending().await,
+            Store::Postgres(store) => store.hear(node).await,
         }
     }
 
@@ -211,6 +279,7 @@ impl Store {
     pub async fn requeue(&self, node: NodeId, run: RunId, why: LetGo) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.requeue(node, run, why).await,
+            Store::Postgres(store) => store.requeue(node, run, why).await,
         }
     }
 
@@ -226,6 +295,35 @@ impl Store {
     ) -> Result<Left, StoreError> {
         match self {
             Store::Sqlite(store) => store.leave(tenant, run, note).await,
+            Store::Postgres(store) => store.leave(tenant, run, note).await,
+        }
+    }
+
+    /// Leaves the same note in the inboxes of several runs, in one transaction; answers in their order.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
+    pub async fn leave_all(
+        &self,
+        tenant: &str,
+        runs: Vec<RunId>,
+        note: InboxNote,
+    ) -> Result<Vec<Left>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.leave_all(tenant, runs, note).await,
+            Store::Postgres(store) => store.leave_all(tenant, runs, note).await,
+        }
+    }
+
+    /// Erases a run that has ended, with its log and its keys; with the last run of a batch, the
+    /// batch.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
+    pub async fn purge(&self, tenant: &str, run: RunId) -> Result<Purged, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.purge(tenant, run).await,
+            Store::Postgres(store) => store.purge(tenant, run).await,
         }
     }
 
@@ -233,6 +331,7 @@ impl Store {
     pub async fn inbox(&self, run: RunId) -> Result<Vec<InboxRow>, StoreError> {
         match self {
             Store::Sqlite(store) => store.inbox(run).await,
+            Store::Postgres(store) => store.inbox(run).await,
         }
     }
 
@@ -243,8 +342,20 @@ impl Store {
         after: Seq,
         limit: u32,
     ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.events_within(run, after, limit, PAGE_BYTES).await
+    }
+
+    /// The same, but the page ends with the event that fills so many bytes.
+    pub async fn events_within(
+        &self,
+        run: RunId,
+        after: Seq,
+        limit: u32,
+        bytes: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         match self {
-            Store::Sqlite(store) => store.events(run, after, limit).await,
+            Store::Sqlite(store) => store.events(run, after, limit, bytes).await,
+            Store::Postgres(store) => store.events(run, after, limit, bytes).await,
         }
     }
 
@@ -258,6 +369,7 @@ impl Store {
     ) -> Result<Vec<StoredEvent>, StoreError> {
         match self {
             Store::Sqlite(store) => store.events_before(run, before, limit, types).await,
+            Store::Postgres(store) => store.events_before(run, before, limit, types).await,
         }
     }
 
@@ -265,6 +377,17 @@ impl Store {
     pub async fn log_for_fold(&self, run: RunId) -> Result<Vec<StoredEvent>, StoreError> {
         match self {
             Store::Sqlite(store) => store.log_for_fold(run).await,
+            Store::Postgres(store) => store.log_for_fold(run).await,
+        }
+    }
+
+    /// Which run a client means: by our id, whether there is one or not, or by one of its own choosing.
+    pub async fn resolve(&self, tenant: &str, name: &str) -> Result<Option<RunId>, StoreError> {
+        match (name.parse::<RunId>(), self) {
+            (Ok(run), _) => Ok(Some(run)),
+            (Err(_), _) if !is_client_id(name) => Ok(None),
+            (Err(_), Store::Sqlite(store)) => store.named(tenant, name).await,
+            (Err(_), Store::Postgres(store)) => store.named(tenant, name).await,
         }
     }
 
@@ -272,6 +395,7 @@ impl Store {
     pub async fn find(&self, tenant: &str, name: &str) -> Result<Option<RunRow>, StoreError> {
         match self {
             Store::Sqlite(store) => store.find(tenant, name).await,
+            Store::Postgres(store) => store.find(tenant, name).await,
         }
     }
 
@@ -279,6 +403,7 @@ impl Store {
     pub async fn load(&self, run: RunId) -> Result<Option<RunRow>, StoreError> {
         match self {
             Store::Sqlite(store) => store.load(run).await,
+            Store::Postgres(store) => store.load(run).await,
         }
     }
 
@@ -286,6 +411,48 @@ impl Store {
     pub async fn queue_position(&self, run: RunId) -> Result<Option<u64>, StoreError> {
         match self {
             Store::Sqlite(store) => store.queue_position(run).await,
+            Store::Postgres(store) => store.queue_position(run).await,
+        }
+    }
+
+    /// The newest runs that pass the filter, at most `limit`. It reads no log.
+    pub async fn list(
+        &self,
+        tenant: &str,
+        filter: &Filter,
+        limit: u32,
+    ) -> Result<Vec<Listed>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.list(tenant, filter, limit).await,
+            Store::Postgres(store) => store.list(tenant, filter, limit).await,
+        }
+    }
+
+    /// A batch and its runs.
+    pub async fn batch(
+        &self,
+        tenant: &str,
+        batch: BatchId,
+    ) -> Result<Option<BatchRow>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.batch(tenant, batch).await,
+            Store::Postgres(store) => store.batch(tenant, batch).await,
+        }
+    }
+
+    /// What this installation keeps to itself under this name: what it had, else `candidate`, from
+    /// now on.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses the answer only: what has begun is done whole or not at all.
+    pub async fn secret(
+        &self,
+        name: &'static str,
+        candidate: Vec<u8>,
+    ) -> Result<Vec<u8>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.secret(name, candidate).await,
+            Store::Postgres(store) => store.secret(name, candidate).await,
         }
     }
 
@@ -293,6 +460,7 @@ impl Store {
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         match self {
             Store::Sqlite(store) => store.counts().await,
+            Store::Postgres(store) => store.counts().await,
         }
     }
 
@@ -300,6 +468,7 @@ impl Store {
     pub async fn close(&self) {
         match self {
             Store::Sqlite(store) => store.close().await,
+            Store::Postgres(store) => store.close().await,
         }
     }
 }

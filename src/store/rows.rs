@@ -3,12 +3,33 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
+use super::BatchId;
 use crate::run::{RunId, Seq, Status};
 
 /// One start of one process; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub i64);
+
+/// One life of one node: from its registration to the end of its ownership. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Its name, for the log.
+    pub name: Arc<str>,
+    /// Cancelled when it owns nothing any more: whatever it drives has to stop.
+    pub lost: CancellationToken,
+}
+
+impl Node {
+    /// A node that was just registered, on a machine of this name.
+    pub fn new(id: NodeId, machine: &str) -> Node {
+        let name = Arc::from(format!("{machine}-{}", id.0));
+        Node { id, name, lost: CancellationToken::new() }
+    }
+}
 
 /// What `register` took over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +102,8 @@ pub enum Created {
     Conflict,
     /// It should have been born on a node that is dead: create it queued.
     Fenced,
+    /// Somebody who does not come to an end is binding one of its keys: nothing was done.
+    Busy,
 }
 
 /// An event as it is stored.
@@ -126,6 +149,8 @@ pub struct Append {
     pub turn_started_at_ms: Option<i64>,
     /// A turn was completed: the count of crashes begins anew.
     pub reset_crashes: bool,
+    /// What lists show of the run from now on.
+    pub shown: Shown,
 }
 
 impl Append {
@@ -140,8 +165,24 @@ impl Append {
             update: None,
             turn_started_at_ms: None,
             reset_crashes: false,
+            shown: Shown::default(),
         }
     }
+}
+
+/// What lists show of a run beside its status: an index over its log. What is none stays as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shown {
+    /// Committed turns.
+    pub turn_count: Option<u32>,
+    /// What was used, as JSON.
+    pub usage: Option<String>,
+    /// Why it failed, as JSON.
+    pub error: Option<String>,
+    /// Seconds that it took, once it has ended.
+    pub elapsed: Option<f64>,
+    /// Its labels, as JSON, whole: they can be searched for.
+    pub metadata: Option<String>,
 }
 
 /// How a run's row changes with an append.
@@ -246,13 +287,14 @@ pub struct RunRow {
     pub finished_at_ms: Option<i64>,
     pub turn_started_at_ms: Option<i64>,
     pub cancel_at_ms: Option<i64>,
+    pub batch: Option<BatchId>,
     pub spec: Arc<str>,
 }
 
 /// Something left for a run's owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboxNote {
-    /// What it is: `cancel`.
+    /// What it is: `cancel`, `update`.
     pub kind: &'static str,
     /// The same key twice is one note.
     pub dedupe_key: String,
@@ -276,9 +318,14 @@ pub enum Left {
     Accepted(Option<NodeId>),
     /// The run has ended: nothing was left.
     Ended,
+    /// Its inbox has had as many notes as it takes: nothing was left. A cancel always fits.
+    Full,
     /// There is no such run.
     NoRun,
 }
+
+/// How many notes a run's inbox takes in all: each is an event of its log, which has a bound too.
+pub const INBOX_NOTES: i64 = 4096;
 
 /// Runs that are not terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

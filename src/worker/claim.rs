@@ -10,17 +10,18 @@ use crate::store::LetGo;
 const CLAIM_MAX: usize = 128;
 
 impl Pool {
-    /// Takes due runs until the queue or the slots are used up.
-    pub(super) async fn claim(&mut self, drain: &Drain) {
+    /// Takes due runs until the queue, this node's share of it or the slots are used up; true where
+    /// slots are free and the rest is others' share.
+    pub(super) async fn claim(&mut self, drain: &Drain) -> bool {
         loop {
             let mut permits = self.tools.admission.take(CLAIM_MAX);
             let asked = permits.len();
             let slots = u32::try_from(asked).expect("a claim is small");
-            let claims = match self.tools.store.claim(self.tools.node, slots).await {
+            let claims = match self.tools.store.claim(self.tools.node.id, slots).await {
                 Ok(claims) => claims,
                 Err(error) => {
                     tracing::warn!(error = %error, "the queue can't be read; it is tried again");
-                    return;
+                    return false;
                 }
             };
             let to_drive = claims.runs.iter().filter(|one| !one.for_inbox).count();
@@ -34,27 +35,21 @@ impl Pool {
             // A slot that was freed before the backlog was known woke nobody.
             let (used, slots) = self.tools.admission.usage();
             if to_drive < asked || (asked == 0 && used == slots) {
-                return;
+                return claims.is_more && to_drive < asked;
             }
         }
     }
 
-    /// Queues runs that this node owns and nobody has driven for two looks: the answer of their
+    /// Queues runs that this node owns and nobody has driven for two heartbeats: the answer of their
     /// create or claim was lost, or their driver let go while the store was away.
     pub(super) async fn sweep(&mut self) {
-        let (used, slots) = self.tools.admission.usage();
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let beat = self.tools.store.heartbeat(self.tools.node, count(slots), count(used)).await;
-        let owned = match beat {
-            Ok(beat) => beat.owned,
-            Err(error) => {
-                tracing::warn!(error = %error, "owned runs can't be listed; it is tried again");
-                return;
-            }
-        };
+        let (node, beat) = self.beats.borrow_and_update().clone();
+        if node != self.tools.node.id {
+            return;
+        }
         let is_orphan =
             |run: &RunId| !self.tools.admission.has_driver(*run) && !self.given_up.contains(run);
-        let orphans = owned.into_iter().filter(is_orphan).collect();
+        let orphans = beat.owned.into_iter().filter(is_orphan).collect();
         let before = std::mem::replace(&mut self.orphans, orphans);
         let stuck: Vec<RunId> = self.orphans.intersection(&before).copied().collect();
         metrics::gauge!("runledger_runs_stuck").set(stuck.len() as f64);
@@ -65,7 +60,7 @@ impl Pool {
     }
 
     pub(super) async fn requeue(&mut self, run: RunId, why: LetGo) {
-        match self.tools.store.requeue(self.tools.node, run, why).await {
+        match self.tools.store.requeue(self.tools.node.id, run, why).await {
             Ok(()) => self.tools.admission.queued(),
             Err(error) => {
                 tracing::warn!(run.id = %run, error = %error, "run {run} can't be queued yet");

@@ -19,6 +19,9 @@ use crate::store::{LetGo, RunRow, RunUpdate, StoreError};
 /// From which wait on a driver lends its slot: a shorter one is over before another run has begun.
 const LENDS_FROM: Duration = Duration::from_secs(1);
 
+/// How soon a driver asks a store again that is away.
+const READ_AGAIN: Duration = Duration::from_millis(250);
+
 /// From so many crashes on a run is driven alone among its like: the next waits for its turn's end.
 const SUSPECT_CRASHES: u32 = 2;
 
@@ -129,7 +132,7 @@ async fn drive_attached(
     nudge: &Arc<Notify>,
     drain: &Drain,
 ) -> Result<(), Halt> {
-    let row = load(tools, run).await?;
+    let row = load(tools, run, drain).await?;
     let mut driver = Driver::open(tools, &row, slot, nudge, drain).await?;
     let span = match driver.spec.config.trace_enabled {
         true => tracing::info_span!("drive", run.id = %run),
@@ -142,7 +145,7 @@ async fn drive_attached(
 
 /// Ends a run whose own events the store refuses.
 async fn fail(tools: &Tools, run: RunId, nudge: &Arc<Notify>, drain: &Drain) -> Result<(), Halt> {
-    let row = load(tools, run).await?;
+    let row = load(tools, run, drain).await?;
     let mut driver = Driver::open(tools, &row, None, nudge, drain).await?;
     let words = "the store refused an event of this run; the service's log says why";
     let ending = Ending::failed("internal", words.to_owned(), serde_json::Value::Null);
@@ -154,8 +157,29 @@ async fn fail(tools: &Tools, run: RunId, nudge: &Arc<Notify>, drain: &Drain) -> 
     failed
 }
 
-async fn load(tools: &Tools, run: RunId) -> Result<RunRow, Halt> {
-    tools.store.load(run).await.map_err(Halt::Store)?.ok_or(Halt::NotOwner)
+async fn load(tools: &Tools, run: RunId, drain: &Drain) -> Result<RunRow, Halt> {
+    tools.read(drain, || tools.store.load(run)).await?.ok_or(Halt::NotOwner)
+}
+
+impl Tools {
+    /// Reads what a driver needs, and waits for a store that is away: until it is back, the service
+    /// stops, or the node is lost and this is dropped.
+    pub(super) async fn read<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        drain: &Drain,
+        read: impl Fn() -> F,
+    ) -> Result<T, Halt> {
+        loop {
+            match read().await {
+                Err(StoreError::Unavailable(reason)) => {
+                    tracing::debug!(reason, "a driver waits for the store");
+                    let wait = tokio::time::sleep(READ_AGAIN);
+                    drain.soon.run_until_cancelled(wait).await.ok_or(Halt::Drain)?;
+                }
+                done => return done.map_err(Halt::Store),
+            }
+        }
+    }
 }
 
 impl Driver {
@@ -171,10 +195,14 @@ impl Driver {
         };
         let spec: Spec = serde_json::from_str(&row.spec).map_err(|e| corrupt("the spec", e))?;
         let mut state = State::default();
-        for stored in tools.store.log_for_fold(row.id).await.map_err(Halt::Store)? {
+        for stored in tools.read(drain, || tools.store.log_for_fold(row.id)).await? {
             let event: Event =
                 serde_json::from_str(&stored.data).map_err(|e| corrupt("an event", e))?;
             state.apply(&event);
+        }
+        if state.last_seq > row.last_seq {
+            // Somebody appended between the two reads: not this node, which has no pen for it.
+            return Err(Halt::NotOwner);
         }
         assert_eq!(state.last_seq, row.last_seq, "the row and the log are one commit");
         let now = tools.journal.now_ms();
@@ -188,7 +216,8 @@ impl Driver {
             turn_elapsed: since(row.turn_started_at_ms),
         };
         let last_at = state.last_at.parse::<jiff::Timestamp>().unwrap_or_default();
-        let pen = tools.journal.open(row.id, row.last_seq, last_at.as_millisecond()).await?;
+        let at = last_at.as_millisecond();
+        let pen = tools.journal.open(&tools.node, row.id, row.last_seq, at).await?;
         let began = Instant::now();
         Ok(Driver {
             tools: tools.clone(),
@@ -232,7 +261,7 @@ impl Driver {
             _new => StartReason::New,
         };
         let mut drafts = vec![self.draft(Body::RunStarted {
-            node: self.tools.node_name.clone(),
+            node: self.tools.node.name.to_string(),
             reason,
             crashes: row.crashes,
             elapsed: self.base.elapsed.as_secs_f64(),
@@ -278,6 +307,10 @@ impl Driver {
                     waited = self.pause(wait).await?;
                     Work::Again
                 }
+                // What was committed before this process slept, or was cut off, may be another's by now.
+                Work::Model { .. } | Work::Tools(_) if !self.tools.lease.is_held() => {
+                    return Err(Halt::NotOwner);
+                }
                 Work::Model { model, with_tools, since } => {
                     waited = false;
                     self.call_model(model, with_tools, since).await?
@@ -306,13 +339,13 @@ impl Driver {
         if !has_passed {
             self.read_inbox().await?;
         }
-        self.take_slot_back(deadline).await?;
+        self.take_slot_back().await?;
         Ok(has_passed)
     }
 
     /// Waits for a slot again, where it was lent: until the turn's time is over, or a cancel, which
     /// both end the run without one.
-    async fn take_slot_back(&mut self, deadline: Instant) -> Result<(), Halt> {
+    async fn take_slot_back(&mut self) -> Result<(), Halt> {
         let Some(mut slot) = self.slot.take() else { return Ok(()) };
         while self.state.cancelled_by.is_none() {
             tokio::select! {
@@ -320,7 +353,7 @@ impl Driver {
                 () = self.drain.soon.cancelled() => return Err(Halt::Drain),
                 () = slot.take_back() => break,
                 () = self.nudge.notified() => self.read_inbox().await?,
-                () = tokio::time::sleep_until(deadline) => break,
+                () = tokio::time::sleep_until(self.deadline()) => break,
             }
         }
         self.slot = Some(slot);
@@ -342,6 +375,7 @@ impl Driver {
             inbox_read: None,
             only_if_inbox_n: plan.update.is_some().then_some(self.inbox_read),
             update: plan.update,
+            shown: self.shown(&plan.drafts),
         };
         if plan.drafts.is_empty() {
             return Ok(plan.work);
@@ -370,6 +404,7 @@ impl Driver {
         drafts: Vec<Draft>,
         effects: Effects,
     ) -> Result<(), Halt> {
+        let effects = Effects { shown: self.shown(&drafts), ..effects };
         let committed = self.pen.append(drafts, effects).await?;
         self.fold(&committed.events);
         Ok(())
@@ -428,7 +463,7 @@ impl Driver {
     /// `decide` sees it too.
     pub(super) fn deadline(&self) -> Instant {
         let clock = self.clock();
-        let config = &self.spec.config;
+        let config = self.state.limits(&self.spec);
         let turn = config.timeout_per_turn - clock.turn_elapsed.as_secs_f64();
         let run = config.max_time - clock.elapsed.as_secs_f64();
         Instant::now() + Duration::from_secs_f64(turn.min(run).max(0.0)) + Duration::from_millis(1)

@@ -1,10 +1,11 @@
 //! Reading a run's inbox: a row is read by committing its event, in order, at once.
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::driver::{Driver, Halt};
 use crate::journal::Effects;
-use crate::run::{Body, Draft};
+use crate::run::{Body, Draft, Raise};
 
 /// What a cancel's row says.
 #[derive(Debug, Deserialize)]
@@ -14,10 +15,35 @@ struct CancelNote {
     reason: Option<String>,
 }
 
+/// What a change's row says.
+#[derive(Debug, Deserialize)]
+struct UpdateNote {
+    by: String,
+    #[serde(default)]
+    limits: Option<Raise>,
+    #[serde(default)]
+    metadata: Option<Map<String, Value>>,
+}
+
 impl Driver {
+    fn updated(&self, note: &str) -> Option<Draft> {
+        match serde_json::from_str::<UpdateNote>(note) {
+            Ok(UpdateNote { by, limits, metadata }) => Some(Draft {
+                turn: self.state.turn,
+                attempt: self.state.attempt.max(1),
+                body: Body::RunUpdated { metadata, limits, by },
+            }),
+            Err(error) => {
+                tracing::error!(run.id = %self.run, error = %error, "a change can't be read");
+                None
+            }
+        }
+    }
+
     /// Reads what is new and commits what it means.
     pub(super) async fn read_inbox(&mut self) -> Result<(), Halt> {
-        let rows = self.tools.store.inbox(self.run).await.map_err(Halt::Store)?;
+        let tools = &self.tools;
+        let rows = tools.read(&self.drain, || tools.store.inbox(self.run)).await?;
         let Some(last) = rows.last().map(|row| row.n).filter(|last| *last > self.inbox_read) else {
             return Ok(());
         };
@@ -34,6 +60,7 @@ impl Driver {
                     });
                 }
                 "cancel" => {}
+                "update" => drafts.extend(self.updated(&row.body)),
                 other => tracing::error!(run.id = %self.run, "an inbox row of kind `{other}`"),
             }
         }

@@ -4,6 +4,7 @@
 mod claim;
 mod driver;
 mod inbox;
+mod lease;
 mod plan;
 mod tools;
 mod trace;
@@ -14,22 +15,25 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Admission, Slot};
+pub use lease::{Keeper, LastBeat, lease_from_now, rescue};
+
+use crate::admission::{Admission, Lease, Slot};
 use crate::journal::{Journal, NewRun};
 use crate::model::Registry;
 use crate::run::{Catalog, RunId, limits};
-use crate::store::{LetGo, NodeId, Store};
+use crate::store::{LetGo, Node, Store};
 use crate::tool::Toolbox;
 
 /// How often the queue is looked at when nobody wakes the pool: the truth behind every wake-up.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How often this node looks for runs that it owns and nobody drives.
-const SWEEP: Duration = Duration::from_secs(2);
+/// How soon the queue is looked at again where a node took only its share: what the others have not
+/// taken by then is anybody's.
+const SHARE_POLL: Duration = Duration::from_millis(100);
 
 /// How often a run's driver may panic before the run is left alone until the next start: each panic
 /// counts as a crash, so that `decide` ends the run before, if it is asked at all.
@@ -50,10 +54,10 @@ pub struct Tools {
     pub toolbox: Toolbox,
     /// What specs may name.
     pub catalog: Arc<Catalog>,
-    /// This node, for the fence.
-    pub node: NodeId,
-    /// This node's name, for the log.
-    pub node_name: String,
+    /// Until when this process may act for its runs.
+    pub lease: Lease,
+    /// This node: the one that drives.
+    pub node: Node,
 }
 
 /// How the pool is told to stop. Cheap to clone.
@@ -70,6 +74,7 @@ pub struct Drain {
 pub struct Pool {
     tools: Tools,
     new_runs: mpsc::Receiver<NewRun>,
+    beats: watch::Receiver<LastBeat>,
     drivers: JoinSet<Left>,
     /// Which run a driver's task drives, for when it panics.
     driven: HashMap<Id, RunId>,
@@ -91,36 +96,59 @@ pub(crate) struct Left {
 }
 
 impl Pool {
-    /// A pool that hears of new runs through `new_runs`.
-    pub fn new(tools: Tools, new_runs: mpsc::Receiver<NewRun>) -> Pool {
+    /// A pool that hears of new runs through `new_runs`, and what it owns through `beats`.
+    pub fn new(
+        tools: Tools,
+        new_runs: mpsc::Receiver<NewRun>,
+        beats: watch::Receiver<LastBeat>,
+    ) -> Pool {
         let (drivers, driven, panics) = (JoinSet::new(), HashMap::new(), HashMap::new());
         let (orphans, given_up) = (HashSet::new(), HashSet::new());
-        Pool { tools, new_runs, drivers, driven, panics, orphans, given_up }
+        Pool { tools, new_runs, beats, drivers, driven, panics, orphans, given_up }
     }
 
-    /// Drives runs until it is told to stop; then joins every driver at the end of its turn.
+    /// Drives runs until it is told to stop; then joins every driver at the end of its turn. Where the
+    /// node is lost, all of it stops at once, and goes on as the next node that this process becomes.
     pub async fn run(mut self, drain: Drain) {
-        let mut poll = tokio::time::interval(POLL);
-        let mut sweep = tokio::time::interval(SWEEP);
-        for every in [&mut poll, &mut sweep] {
-            every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let lost = self.tools.node.lost.clone();
+            if lost.run_until_cancelled(self.hold(&drain)).await.is_some() {
+                return;
+            }
+            self.abandon().await;
+            let last = self.tools.node.id;
+            self.tools.lease.let_go(last);
+            let lease = self.tools.lease.clone();
+            match drain.soon.run_until_cancelled(lease.next(last)).await {
+                None => return,
+                Some(node) => self.tools.node = node,
+            }
         }
+    }
+
+    /// Drives this node's runs until the service stops, and to the ends of their turns.
+    async fn hold(&mut self, drain: &Drain) {
+        let mut poll = tokio::time::interval(POLL);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // Stop first; then what has ended, so that slots are free for what comes.
-            tokio::select! {
+            let is_shared = tokio::select! {
                 biased;
                 () = drain.soon.cancelled() => break,
-                Some(ended) = self.drivers.join_next_with_id() => self.ended(ended).await,
-                Some(news) = self.new_runs.recv() => match news {
-                    NewRun::Born(run, permit) => {
-                        let slot = self.tools.admission.slot(permit);
-                        self.drive(run, "new".to_owned(), Some(slot), &drain);
-                    }
-                    NewRun::Queued => self.queued(&drain).await,
-                },
-                () = self.tools.admission.freed() => self.claim(&drain).await,
-                _ = poll.tick() => self.claim(&drain).await,
-                _ = sweep.tick() => self.sweep().await,
+                Some(ended) = self.drivers.join_next_with_id() => {
+                    self.ended(ended).await;
+                    false
+                }
+                Some(news) = self.new_runs.recv() => self.hear(news, drain).await,
+                () = self.tools.admission.freed() => self.claim(drain).await,
+                _ = poll.tick() => self.claim(drain).await,
+                Ok(()) = self.beats.changed() => {
+                    self.sweep().await;
+                    false
+                }
+            };
+            if is_shared {
+                poll.reset_after(SHARE_POLL.mul_f64(0.5 + turn::jitter()));
             }
         }
         while let Some(ended) = self.drivers.join_next_with_id().await {
@@ -130,15 +158,39 @@ impl Pool {
         }
     }
 
+    /// Drops every driver where it stands, which ends its calls, and forgets its runs: they are no
+    /// longer this node's.
+    async fn abandon(&mut self) {
+        self.drivers.shutdown().await;
+        for (_, run) in self.driven.drain() {
+            self.tools.journal.close(run).await;
+            self.tools.admission.detach(run);
+        }
+        self.orphans.clear();
+        self.given_up.clear();
+    }
+
+    /// A run was created; true as [`Pool::claim`] says it.
+    async fn hear(&mut self, news: NewRun, drain: &Drain) -> bool {
+        match news {
+            NewRun::Born(node, run, permit) if node == self.tools.node.id => {
+                let slot = self.tools.admission.slot(permit);
+                self.drive(run, "new".to_owned(), Some(slot), drain);
+                false
+            }
+            // It is rescued with all that the node had.
+            NewRun::Born(..) => false,
+            NewRun::Queued => self.queued(drain).await,
+        }
+    }
+
     /// A run was queued. Where no slot is free, there is nothing to claim, and each claim is a
     /// transaction before which all creates and appends wait.
-    async fn queued(&mut self, drain: &Drain) {
+    async fn queued(&mut self, drain: &Drain) -> bool {
         // Before the look at the slots: one that is freed after it wakes the claimer.
         self.tools.admission.set_backlog(true);
         let (used, slots) = self.tools.admission.usage();
-        if used < slots {
-            self.claim(drain).await;
-        }
+        used < slots && self.claim(drain).await
     }
 
     fn drive(&mut self, run: RunId, reason: String, slot: Option<Slot>, drain: &Drain) {

@@ -1,13 +1,14 @@
 //! What follows from what has come of the world: everything up to the next work, as one append.
 
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::driver::{Driver, Work};
 use crate::run::ending::{closing, finish};
-use crate::run::event::AbortReason;
+use crate::run::event::{AbortReason, Usage};
 use crate::run::spec::preview;
 use crate::run::{Body, CallId, Draft, Ending, Seq, State, Step, decide};
-use crate::store::RunUpdate;
+use crate::store::{RunUpdate, Shown};
 
 /// What one append will commit, and what is to be done after it.
 pub(super) struct Plan {
@@ -71,6 +72,43 @@ impl Driver {
             };
             return Plan { drafts, work, update: None };
         }
+    }
+}
+
+impl Driver {
+    /// What lists show of the run once these drafts are committed, as far as that changes.
+    pub(super) fn shown(&self, drafts: &[Draft]) -> Shown {
+        let mut shown = Shown::default();
+        let mut told: Option<(u32, Usage)> = None;
+        for Draft { body, .. } in drafts {
+            let before = || (self.state.turn_count(), self.state.usage.clone());
+            match body {
+                Body::TurnCompleted { usage: used, .. } => {
+                    let (turns, usage) = told.get_or_insert_with(before);
+                    *turns = turns.saturating_add(1);
+                    usage.add(used);
+                }
+                Body::TurnAborted { usage: Some(used), .. } => {
+                    told.get_or_insert_with(before).1.add(used);
+                }
+                Body::RunUpdated { metadata: Some(metadata), .. } => {
+                    shown.metadata = Some(json!(metadata).to_string());
+                }
+                Body::RunCompleted { result, .. }
+                | Body::RunFailed { result, .. }
+                | Body::RunCancelled { result, .. } => {
+                    shown.error = result.error.as_ref().map(|error| json!(error).to_string());
+                    shown.elapsed = Some(result.elapsed_time);
+                    told = Some((result.turn_count, result.usage.clone()));
+                }
+                _other => {}
+            }
+        }
+        if let Some((turns, usage)) = told {
+            shown.turn_count = Some(turns);
+            shown.usage = Some(json!(usage).to_string());
+        }
+        shown
     }
 }
 

@@ -6,16 +6,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use super::{Drain, Pool, Tools};
-use crate::admission::Admission;
+use super::{Drain, Keeper, Pool, Tools};
+use crate::admission::{Admission, BootTime, Lease};
 use crate::hub::{Hub, Watch};
 use crate::journal::{Journal, Placement, journal};
 use crate::model::Registry;
 use crate::run::event::{AgentRef, is_terminal};
 use crate::run::{Body, CallId, Catalog, Draft, RunId, Seq, State};
-use crate::store::{Create, InboxNote, Left, NodeId, Rescued, Store, StoredEvent};
+use crate::store::{self, Create, InboxNote, Left, Rescued, Store, StoredEvent};
 use crate::tool::Toolbox;
 
 /// More events than any log here has.
@@ -36,7 +35,7 @@ struct Node {
     hub: Hub,
     journal: Journal,
     admission: Admission,
-    node: NodeId,
+    node: store::Node,
     rescued: Rescued,
     drain: Drain,
     tasks: JoinSet<()>,
@@ -45,12 +44,14 @@ struct Node {
 impl Node {
     async fn start(folder: &TempDir) -> Node {
         let store = Store::open_sqlite(folder.path()).await.expect("the store opens");
-        let (node, rescued) = store.register("bench").await.expect("it registers");
-        let hub = Hub::default();
+        let (id, rescued) = store.register("bench").await.expect("it registers");
+        let node = store::Node::new(id, "bench");
+        let lease = Lease::new(node.clone(), BootTime::NEVER);
+        let hub = Hub::alone();
         let (sender, new_runs) = mpsc::channel(64);
-        let fenced = CancellationToken::new();
-        let (journal, loops) = journal(store.clone(), hub.clone(), node, sender, fenced);
+        let (journal, loops) = journal(store.clone(), hub.clone(), sender);
         let admission = Admission::new(8);
+        let (keeper, beats) = Keeper::new(store.clone(), lease.clone(), admission.clone(), "bench");
         let models = Registry::new(Vec::new(), "demo/by_input".to_owned());
         let toolbox = Toolbox::for_tests();
         let catalog = Catalog { builtins: toolbox.builtins(), ..Catalog::default() };
@@ -61,14 +62,15 @@ impl Node {
             models: models.into(),
             toolbox,
             catalog: catalog.into(),
-            node,
-            node_name: "bench".to_owned(),
+            lease,
+            node: node.clone(),
         };
         let drain = Drain::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(loops.writer.run());
         tasks.spawn(loops.creator.run());
-        tasks.spawn(Pool::new(tools, new_runs).run(drain.clone()));
+        tasks.spawn(Pool::new(tools, new_runs, beats).run(drain.clone()));
+        tasks.spawn(keeper.run(drain.soon.clone()));
         Node { store, hub, journal, admission, node, rescued, drain, tasks }
     }
 
@@ -87,7 +89,7 @@ impl Node {
         while let Some(ended) = within(tasks.join_next()).await {
             ended.expect("no part panics");
         }
-        store.hand_over(node).await.expect("it is handed over");
+        store.hand_over(node.id).await.expect("it is handed over");
         store.close().await;
     }
 
@@ -357,7 +359,7 @@ async fn a_run_that_is_owned_and_not_driven_is_found() {
     let node = Node::start(&folder).await;
     let (mut create, queued) = node.create(&json!([["Done.", []]]), &json!({}));
     let run = create.id;
-    create.owner = Some(node.node);
+    create.owner = Some(node.node.id);
     let data = format!(r#"{{"seq":1,"at":"2026-11-24T00:00:00.000Z",{}"#, queued.to_text());
     create.events = vec![StoredEvent { seq: Seq(1), kind: queued.body.kind(), data: data.into() }];
     node.store.create(vec![create]).await.expect("it is created");
@@ -383,7 +385,7 @@ async fn a_run_whose_log_cannot_be_read_is_left_alone_and_harms_nobody() {
     // It was claimed before the twenty, once: it is owned, and not in and out of the queue.
     for _ in 0..20 {
         assert_eq!(node.store.counts().await.expect("they are counted").queued, 0);
-        let beat = node.store.heartbeat(node.node, 1, 0).await.expect("they are listed");
+        let beat = node.store.heartbeat(node.node.id, 1, 0).await.expect("they are listed");
         assert!(beat.owned.contains(&broken));
     }
     node.stop().await;

@@ -92,7 +92,7 @@ impl Driver {
     /// Runs started calls to their ends; commits each result as it comes, and with the last one what
     /// follows. A call that is tried again is started again, while the others go on.
     pub(super) async fn call_tools(&mut self, started: Vec<CallId>) -> Result<Work, Halt> {
-        let deadline = self.deadline();
+        let mut deadline = self.deadline();
         let mut calls = Calls::default();
         #[cfg(test)]
         super::tests::break_where_told(&self.state, &started);
@@ -109,6 +109,8 @@ impl Driver {
                     if self.state.cancelled_by.is_some() {
                         return Ok(Work::Again);
                     }
+                    // It may have been given more time.
+                    deadline = self.deadline();
                     continue;
                 }
                 () = tokio::time::sleep_until(deadline) => return Ok(Work::Again),

@@ -165,7 +165,7 @@ impl Driver {
         output: &mut Output,
     ) -> Result<Called, Halt> {
         let (turn, attempt) = (self.state.turn, self.state.attempt);
-        let deadline = self.deadline();
+        let mut deadline = self.deadline();
         tokio::pin!(call);
         let mut has_deltas = true;
         let mut pushed = 0;
@@ -179,6 +179,8 @@ impl Driver {
                     if self.state.cancelled_by.is_some() {
                         return Ok(Called::Stopped);
                     }
+                    // It may have been given more time.
+                    deadline = self.deadline();
                 }
                 () = tokio::time::sleep_until(deadline) => return Ok(Called::Stopped),
                 delta = deltas.recv(), if has_deltas => match delta {

@@ -109,6 +109,7 @@ fn told(body: &Body) -> Option<(&'static str, String, Value)> {
         | Body::ToolCall { .. }
         | Body::ToolStarted { .. }
         | Body::VariablesSet { .. }
+        | Body::RunUpdated { .. }
         | Body::CancelRequested { .. }
         | Body::Log { .. }
         | Body::RunCompleted { .. }

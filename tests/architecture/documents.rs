@@ -10,7 +10,7 @@ use runledger::run::event::{
     AbortReason, AgentRef, Effect, Executor, FailedTry, FinishReason, KINDS, Outcome, OutputPart,
     RunError, RunResult, StartReason, Usage,
 };
-use runledger::run::{Body, CallId, Content, Draft, Seq};
+use runledger::run::{Body, CallId, Content, Draft, Raise, Seq};
 use serde_json::{Map, Value, json};
 
 use super::rules::{files, root};
@@ -56,6 +56,17 @@ fn opaque() -> Option<Value> {
     Some(json!("opaque"))
 }
 
+fn raise() -> Raise {
+    Raise {
+        max_turns: Some(1),
+        max_time: Some(1.0),
+        timeout_per_turn: Some(1.0),
+        max_total_tokens: Some(1),
+        max_cost_usd: Some(1.0),
+        max_tool_calls: Some(1),
+    }
+}
+
 fn run_events() -> Vec<Body> {
     vec![
         Body::RunQueued {
@@ -80,6 +91,7 @@ fn run_events() -> Vec<Body> {
             turn_elapsed: 0.0,
             waited: 0.0,
         },
+        Body::RunUpdated { metadata: Some(Map::new()), limits: Some(raise()), by: text() },
         Body::CancelRequested { by: text(), reason: Some(text()) },
         Body::Log { level: text(), message: text(), data: Value::Null },
         Body::RunCompleted { run_id: text(), result: result() },
@@ -328,11 +340,12 @@ fn every_error_is_described_with_its_status() {
 }
 
 /// The words of a text that are settings of the environment.
-fn settings(text: &str) -> BTreeSet<&str> {
+pub(crate) fn settings(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| {
-            let is_ours =
-                ["RUNLEDGER_", "OPENAI_", "ANTHROPIC_"].iter().any(|start| word.starts_with(start));
+            let is_ours = ["RUNLEDGER_", "OPENAI_", "ANTHROPIC_", "DATABASE_"]
+                .iter()
+                .any(|start| word.starts_with(start));
             is_ours && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_uppercase())
         })
         .collect()

@@ -6,4 +6,5 @@ mod clippy;
 mod documents;
 mod reference;
 mod rules;
+mod shipping;
 mod source;

@@ -14,14 +14,14 @@ use sqlx::{Connection, Executor};
 const USER: &str = "postgres";
 
 /// A database that nobody else uses. Its name goes with it; the cluster's files go with the program.
-pub struct Database {
+pub(crate) struct Database {
     /// Where it is: `postgres://…`.
-    pub url: String,
+    pub(crate) url: String,
 }
 
 impl Database {
     /// An empty database.
-    pub async fn new() -> Database {
+    pub(crate) async fn new() -> Database {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("runledger_test_{}_{number}", std::process::id());
@@ -35,7 +35,8 @@ impl Database {
 
 /// The address of a database of the server that `url` names.
 fn at(url: &str, database: &str) -> String {
-    let (before, query) = url.split_once('?').map_or((url, None), |(url, query)| (url, Some(query)));
+    let (before, query) =
+        url.split_once('?').map_or((url, None), |(url, query)| (url, Some(query)));
     let authority = before.find("://").map_or(0, |place| place + 3);
     let end = before[authority..].find('/').map_or(before.len(), |place| authority + place);
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
@@ -59,7 +60,7 @@ fn server() -> &'static str {
 
 /// A server of one's own, with its data in a folder for temporary files. It ends when it is dropped,
 /// and with the process that started it, however that ends: a shell waits on a pipe for it.
-pub struct Cluster {
+pub(crate) struct Cluster {
     folder: PathBuf,
     port: u16,
     keeper: Child,
@@ -67,7 +68,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Makes a cluster and starts it. Its commits are not flushed: no test pulls the plug.
-    pub fn start() -> Cluster {
+    pub(crate) fn start() -> Cluster {
         let folder = Command::new("mktemp")
             .args(["-d", "-t", "runledger-postgres-XXXXXX"])
             .output()
@@ -77,26 +78,28 @@ impl Cluster {
             let owner = format!("{USER}:");
             run(Command::new("chown").arg(owner).arg(&folder));
         }
-        run(command("initdb").args(["-U", USER, "-A", "trust", "--no-sync", "-D"]).arg(data(&folder)));
+        run(command("initdb")
+            .args(["-U", USER, "-A", "trust", "--no-sync", "-D"])
+            .arg(data(&folder)));
         let port = free_port();
         let keeper = start(&folder, port);
         Cluster { folder, port, keeper }
     }
 
     /// The address of its server.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("postgres://{USER}@127.0.0.1:{}/postgres", self.port)
     }
 
     /// Stops the server at once, as a crash would.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         run(command("pg_ctl").args(["stop", "-m", "immediate", "-D"]).arg(data(&self.folder)));
         // It has seen its server end.
         let _ = self.keeper.wait();
     }
 
     /// Starts a stopped server with the data that it had.
-    pub fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         self.keeper = start(&self.folder, self.port);
     }
 }
@@ -161,7 +164,8 @@ fn binary(name: &str) -> PathBuf {
         let version = path.file_name().and_then(|name| name.to_str());
         version.and_then(|version| version.parse::<u32>().ok()).unwrap_or(0)
     });
-    let newest = versions.into_iter().map(|path| path.join("bin").join(name)).rfind(|it| it.exists());
+    let newest =
+        versions.into_iter().map(|path| path.join("bin").join(name)).rfind(|it| it.exists());
     newest.unwrap_or_else(|| PathBuf::from(name))
 }
 
@@ -193,9 +197,23 @@ fn is_root() -> bool {
     id.stdout.trim_ascii() == b"0"
 }
 
+/// A port that nobody listens on, and that no connection is given for its own end: a server that is
+/// started again needs the one it had.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    listener.local_addr().expect("it has an address").port()
+    let given = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let first = given.ok().and_then(|range| range.split_whitespace().next()?.parse::<u16>().ok());
+    let first = first.unwrap_or(32_768).max(10_000);
+    static ASKED: AtomicU64 = AtomicU64::new(1);
+    let asked = u32::try_from(ASKED.fetch_add(1, Ordering::Relaxed)).expect("clusters are few");
+    let mut seed = std::process::id().wrapping_mul(40_503).wrapping_mul(asked);
+    loop {
+        seed = seed.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+        let span = u32::from(first) - 9_000;
+        let port = u16::try_from(9_000 + (seed >> 8) % span).expect("it is below the first");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn run(command: &mut Command) {

@@ -75,16 +75,37 @@ impl Client {
     }
 
     pub async fn post_with(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
-        let answer = self.answer(Method::POST, path, self.posting(path, body, headers)).await;
+        self.send(Method::POST, path, body, headers).await
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let request = self.sending(method.clone(), path, body, headers);
+        let answer = self.answer(method.clone(), path, request).await;
         if answer.status < 300 {
-            contract::check_accepted(&Method::POST, path, Some(body));
+            contract::check_accepted(&method, path, Some(body));
         }
         answer
     }
 
     fn posting(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> RequestBuilder {
+        self.sending(Method::POST, path, body, headers)
+    }
+
+    fn sending(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> RequestBuilder {
         let mut post = self
-            .request(Method::POST, path)
+            .request(method, path)
             .header("content-type", "application/json")
             .body(body.to_string());
         for (name, value) in headers {
@@ -155,6 +176,19 @@ impl Client {
         let stream = Sse::open(get).await;
         contract::check(&Method::GET, path, stream.status, &stream.headers, None);
         stream
+    }
+
+    /// The same, where the service may not be there.
+    pub async fn try_stream(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Sse, reqwest::Error> {
+        let mut get = self.request(Method::GET, path);
+        for (name, value) in headers {
+            get = get.header(*name, *value);
+        }
+        Sse::try_open(get).await
     }
 
     pub async fn post_stream(&self, body: &Value, headers: &[(&str, &str)]) -> Sse {
@@ -229,9 +263,13 @@ pub struct Sse {
 
 impl Sse {
     async fn open(request: RequestBuilder) -> Sse {
-        let response = within("a stream's head", request.send()).await.unwrap();
+        Sse::try_open(request).await.unwrap()
+    }
+
+    async fn try_open(request: RequestBuilder) -> Result<Sse, reqwest::Error> {
+        let response = within("a stream's head", request.send()).await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Sse { response, buffer: Vec::new(), asides: Vec::new(), status, headers }
+        Ok(Sse { response, buffer: Vec::new(), asides: Vec::new(), status, headers })
     }
 
     /// The next event; none at a clean end.

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::response::Html;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -136,8 +137,13 @@ impl Site {
         Site { origin, verdicts, _server: server }
     }
 
-    /// What a real browser shows of this run at its end.
+    /// What a real browser shows of a run of this service at its end.
     async fn shows(&mut self, url: &str) -> Value {
+        self.shown_at(&format!("{}/?url={url}&input=What%20is%206*7%3F", self.origin)).await
+    }
+
+    /// What a real browser shows at this address at the end of a run.
+    async fn shown_at(&mut self, address: &str) -> Value {
         let folder = tempfile::tempdir().unwrap();
         let mut browser = Command::new("chromium");
         browser
@@ -146,7 +152,7 @@ impl Site {
             .args(["--disable-component-update", "--disable-sync", "--no-proxy-server"])
             .args(["--remote-debugging-port=0"])
             .arg(format!("--user-data-dir={}", folder.path().display()))
-            .arg(format!("{}/?url={url}&input=What%20is%206*7%3F", self.origin))
+            .arg(address)
             .env("HOME", folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -189,4 +195,35 @@ async fn the_page_says_so_where_the_service_does_not_know_its_origin() {
     let shown = site.shows(url).await;
     let expected = json!({"answer": "", "tools": "", "status": format!("Failed to fetch: {url}")});
     assert_eq!(shown, expected);
+}
+
+#[tokio::test]
+async fn a_page_without_a_key_reads_its_stream_with_the_token_of_its_back_end() {
+    let mut site = Site::open().await;
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html");
+    let look = LOOK.replace("\"/verdict\"", &format!("\"{}/verdict\"", site.origin));
+    std::fs::write(&page, std::fs::read_to_string(file("page.html")).unwrap() + &look).unwrap();
+    let stub = Stub::start().await;
+    stub.on("m", |call| if call.turn == 1 { calculate(1) } else { say("It is 2.") });
+    // A port for the back end, which the service must know before it starts.
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let setup = Setup { key: Some("alpha".into()), ..Setup::default() }
+        .env("RUNLEDGER_API_KEYS", "alpha")
+        .env("RUNLEDGER_DEFAULT_MODEL", "openai/m")
+        .env("RUNLEDGER_CORS_ORIGINS", format!("http://127.0.0.1:{port}"));
+    let service = Service::start_with(&stub, setup).await;
+    let mut back_end = Command::new("python3");
+    back_end.arg(file("page.py")).arg(port.to_string()).arg(&page).kill_on_drop(true);
+    back_end.env("RUNLEDGER_URL", &service.client.url).env("RUNLEDGER_API_KEY", "alpha");
+    let mut back_end = back_end.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(back_end.stdout.take().unwrap()).lines();
+    let address = within("the back end", lines.next_line()).await.unwrap().unwrap();
+    let shown = site.shown_at(&format!("{address}&input=What%20is%201%2B1%3F")).await;
+    let expected = json!({"answer": "It is 2.", "status": "COMPLETED, end_turn",
+        "tools": "calculator {\"expression\":\"1+1\"}\n= 2\n"});
+    assert_eq!(shown, expected);
+    back_end.kill().await.unwrap();
 }

@@ -1,19 +1,28 @@
 //! The service as its clients see it: the real binary, its real socket, and a stub model server.
 #![expect(unreachable_pub, reason = "nothing imports a test binary")]
 
+mod batches;
 mod cancel;
 mod client;
 mod contract;
+mod cors;
 mod costs;
 mod door;
 mod examples;
+mod healthcheck;
 mod hostile;
 mod idempotency;
 mod limits;
+mod lists;
 mod load;
 mod messages;
 mod models;
 mod neighbours;
+mod nodes;
+mod patch;
+#[path = "../postgres/mod.rs"]
+mod postgres;
+mod purge;
 mod recovery;
 mod reference;
 mod run_command;
@@ -22,6 +31,7 @@ mod seed;
 mod service;
 mod start;
 mod stream;
+mod stream_tokens;
 mod stub;
 mod stub_messages;
 mod tool_crashes;

@@ -14,7 +14,7 @@ use crate::waiting::until;
 
 /// What a crash must never do to a run: `seen` is what a client had read before, `counts` how often
 /// the model was asked for each turn.
-fn violations(log: &[Value], seen: &[Value], counts: &BTreeMap<usize, usize>) -> Vec<String> {
+pub fn violations(log: &[Value], seen: &[Value], counts: &BTreeMap<usize, usize>) -> Vec<String> {
     let mut found = Vec::new();
     if log.get(..seen.len()) != Some(seen) {
         found.push("an event that a client had seen is gone or changed".to_owned());

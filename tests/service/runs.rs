@@ -358,3 +358,17 @@ async fn an_inline_image_goes_to_the_model_and_the_log_has_its_digest() {
         refused["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
     assert_eq!(pointers, ["/input/1/data", "/history/0/content/0/data"]);
 }
+
+#[tokio::test]
+async fn an_id_that_is_no_text_names_nothing() {
+    let service = Service::demo().await;
+    let http = &service.client;
+    for path in
+        ["/runs/%FF", "/runs/%FF/events", "/runs/%FF/stream", "/runs/%FF/spec", "/batches/%FF"]
+    {
+        let absent = http.get(path).await.expect(404);
+        assert_eq!(absent["code"], "not_found", "{path}");
+    }
+    http.delete("/runs/%FF").await.expect(404);
+    http.post("/runs/%FF/purge", &json!(null)).await.expect(404);
+}

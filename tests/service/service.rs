@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::client::Client;
 use crate::stub::Stub;
-use crate::waiting::within;
+use crate::waiting::{until, within};
 
 /// How a service is started.
 #[derive(Clone, Debug, Default)]
@@ -139,6 +139,18 @@ impl Service {
         self.signal("TERM");
         let status = within("the end after SIGTERM", self.child.wait()).await.unwrap();
         (status, Stopped { setup: self.setup, data: self.data })
+    }
+
+    /// Waits until it may take work.
+    pub async fn ready(&self) {
+        let look = || async { (self.client.get("/readyz").await.status == 200).then_some(()) };
+        until("readiness", look).await;
+    }
+
+    /// What the log of a run calls this process, for as long as it is one node.
+    pub fn node_name(&self) -> &str {
+        let line = self.greeting.lines().find_map(|line| line.strip_prefix("node     "));
+        line.and_then(|line| line.split(',').next()).expect("the node is said")
     }
 
     pub fn signal(&self, name: &str) {

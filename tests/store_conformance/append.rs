@@ -66,7 +66,7 @@ pub(crate) async fn a_run_of_somebody_else_is_refused_alone_and_nine_healthy_one
 pub(crate) async fn a_dead_node_appends_nothing(bench: Bench) {
     let mut node = bench.node().await;
     let run = node.born().await;
-    let _successor = bench.node().await;
+    let _successor = bench.successor().await;
     assert_eq!(node.append(vec![texts(run, 2..=2)]).await, Err(StoreError::Fenced.to_string()));
     assert_eq!(bench.seqs(run).await, [1]);
 }

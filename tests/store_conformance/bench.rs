@@ -1,23 +1,70 @@
 //! A store to try things on, and short words for what is tried.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use runledger::run::event::kind_of;
 use runledger::run::{RunId, Seq, Status};
 use runledger::store::{
-    Append, Appended, BatchNumber, Claimed, Create, Created, InboxNote, Key, KeyKind, Left, NodeId,
-    RunRow, RunUpdate, Store, StoreError, StoredEvent,
+    Append, Appended, BatchNumber, Claimed, Create, Created, InboxNote, Key, KeyKind, Left, Listen,
+    NodeId, PostgresOptions, Rescued, RunRow, RunUpdate, Store, StoreError, StoredEvent,
 };
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
+
+use crate::postgres_server::Database;
 
 pub(crate) const TENANT: &str = "default";
 
-/// A store in a place of its own, which goes with it.
+/// So long that no lease ends in a test by itself.
+const LEASE: Duration = Duration::from_secs(600);
+
+/// How long a test waits for what takes milliseconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A store in a place of its own.
 pub(crate) struct Bench {
     pub(crate) store: Store,
-    folder: PathBuf,
+    pub(crate) place: Place,
+}
+
+/// Where a store is: another process finds it there too.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Folder(PathBuf),
+    Url(String),
+}
+
+impl Place {
+    pub(crate) async fn open(&self) -> Store {
+        match self {
+            Place::Folder(folder) => Store::open_sqlite(folder).await.expect("the store opens"),
+            Place::Url(url) => Store::open_postgres(options(url)).await.expect("the store opens"),
+        }
+    }
+
+    /// As a word that `parse` reads.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Place::Folder(folder) => folder.display().to_string(),
+            Place::Url(url) => url.clone(),
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Place {
+        if name.contains("://") {
+            Place::Url(name.to_owned())
+        } else {
+            Place::Folder(PathBuf::from(name))
+        }
+    }
+}
+
+pub(crate) fn options(url: &str) -> PostgresOptions {
+    PostgresOptions { url: url.to_owned(), listen: Listen::Same, lease: LEASE }
 }
 
 impl Bench {
@@ -25,26 +72,56 @@ impl Bench {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("runledger-conformance-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let store = Store::open_sqlite(&folder).await.expect("the store opens");
-        Bench { store, folder }
+        let place = Place::Folder(std::env::temp_dir().join(name));
+        Bench { store: place.open().await, place }
     }
 
-    /// Where another process finds the same store.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+    pub(crate) async fn postgres() -> Bench {
+        let place = Place::Url(Database::new().await.url);
+        Bench { store: place.open().await, place }
     }
 
-    /// The same store, opened anew.
+    /// The same store, opened anew, when nothing of before is under way any more.
     pub(crate) async fn reopen(&mut self) {
         self.store.close().await;
-        self.store = Store::open_sqlite(&self.folder).await.expect("the store opens again");
+        if let Place::Url(_) = &self.place {
+            nobody_is_connected_beside(&mut self.session().await).await;
+        }
+        self.store = self.place.open().await;
+    }
+
+    /// The same, beside a session that goes on.
+    pub(crate) async fn reopen_beside(&mut self, session: &mut PgConnection) {
+        self.store.close().await;
+        nobody_is_connected_beside(session).await;
+        self.store = self.place.open().await;
+    }
+
+    /// A session of its own at the database.
+    pub(crate) async fn session(&self) -> PgConnection {
+        let Place::Url(url) = &self.place else { panic!("only PostgreSQL has sessions") };
+        PgConnection::connect(url).await.expect("it connects")
     }
 
     /// A new node. Where only one can live, those before it die.
     pub(crate) async fn node(&self) -> Node {
         let (id, _rescued) = self.store.register("bench").await.expect("it registers");
         Node { store: self.store.clone(), id, number: BatchNumber::default() }
+    }
+
+    /// A new node, after all those before it have died; and what it took over.
+    pub(crate) async fn successor(&self) -> (Node, Rescued) {
+        if let Place::Url(_) = &self.place {
+            sqlx::query("update node_leases set lease_until = '-infinity'")
+                .execute(&mut self.session().await)
+                .await
+                .expect("their leases end");
+        }
+        let (id, found) = self.store.register("bench").await.expect("it registers");
+        let rescued = self.store.rescue(id).await.expect("it looks for dead nodes");
+        let node = Node { store: self.store.clone(), id, number: BatchNumber::default() };
+        let crashed = found.crashed + rescued.crashed;
+        (node, Rescued { crashed, handed_over: found.handed_over })
     }
 
     pub(crate) async fn create_one(&self, create: Create) -> Created {
@@ -84,8 +161,30 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        // What is left behind lies in the folder for temporary files.
-        let _ = std::fs::remove_dir_all(&self.folder);
+        if let Place::Folder(folder) = &self.place {
+            // What is left behind lies in the folder for temporary files.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// A server that was sent something by a process that was killed goes on with it.
+async fn nobody_is_connected_beside(session: &mut PgConnection) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (others,): (i64,) = sqlx::query_as(
+            "select count(*) from pg_stat_activity
+              where datname = current_database() and backend_type = 'client backend'
+                and pid <> pg_backend_pid()",
+        )
+        .fetch_one(&mut *session)
+        .await
+        .expect("it is counted");
+        if others == 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{others} sessions do not end");
+        tokio::task::yield_now().await;
     }
 }
 

@@ -67,10 +67,16 @@ pub(crate) async fn a_claim_that_is_dropped_is_made_whole_or_not_at_all(bench: B
             _ = node.claim(1) => {}
             () = yields(round) => dropped += 1,
         }
-        // Writes are made one after another: this one comes after the claim, if that was begun.
-        bench.leave(run, "note", "a").await;
-        let is_owned = bench.owned(node.id).await.contains(&run);
-        let place = bench.store.queue_position(run).await.expect("it is read");
+        // Claims are made one after another: this one comes after that, if that was begun.
+        node.claim(0).await;
+        let place = async || bench.store.queue_position(run).await.expect("it is read");
+        let (is_owned, place) = loop {
+            let before = place().await;
+            let is_owned = bench.owned(node.id).await.contains(&run);
+            if place().await == before {
+                break (is_owned, before);
+            }
+        };
         torn += usize::from(is_owned == place.is_some());
         done += usize::from(is_owned);
         node.claim(9).await;
@@ -98,7 +104,7 @@ pub(crate) async fn what_is_not_due_waits(bench: Bench) {
 pub(crate) async fn a_clock_that_was_put_back_keeps_nothing_waiting(bench: Bench) {
     let run = bench.queued_at(bench.store.now_ms() + 3_600_000).await;
     for _start in 0..2 {
-        let node = bench.node().await;
+        let (node, _rescued) = bench.successor().await;
         assert_eq!(node.claim_runs(9).await, [run], "a new start may read another clock");
         bench.let_go(&node, run, LetGo::ForSlot).await;
         assert_eq!(node.claim_runs(9).await, [run]);
@@ -190,7 +196,7 @@ pub(crate) async fn only_the_owner_lets_go(bench: Bench) {
     let old = bench.node().await;
     let run = bench.queued().await;
     assert_eq!(old.claim_runs(1).await, [run]);
-    let node = bench.node().await;
+    let (node, _rescued) = bench.successor().await;
     assert_eq!(node.claim_runs(1).await, [run]);
     for why in [LetGo::ForSlot, LetGo::Crashed] {
         bench.let_go(&old, run, why).await;
@@ -205,9 +211,9 @@ pub(crate) async fn a_clean_stop_counts_no_crash(mut bench: Bench) {
     let (started, waiting) = (node.started().await, node.born().await);
     assert_eq!(bench.store.hand_over(node.id).await.ok(), Some(2));
     bench.reopen().await;
-    let (next, rescued) = bench.store.register("next").await.expect("it registers");
+    let (next, rescued) = bench.successor().await;
     assert_eq!((rescued.crashed, rescued.handed_over), (0, 1));
-    let claimed = bench.store.claim(next, 9).await.expect("the queue is read").runs;
+    let claimed = next.claim(9).await;
     for one in claimed {
         let reason = if one.run == started { "drain" } else { "new" };
         assert_eq!(one.reason, reason);
@@ -221,7 +227,7 @@ pub(crate) async fn a_dead_nodes_started_runs_count_a_crash(mut bench: Bench) {
     let with_news = node.started().await;
     bench.leave(with_news, "cancel", "cancel").await;
     bench.reopen().await;
-    let (next, rescued) = bench.store.register("next").await.expect("it registers");
+    let (next, rescued) = bench.successor().await;
     assert_eq!((rescued.crashed, rescued.handed_over), (3, 0));
     let crashes = [
         bench.crashes(started).await,
@@ -229,7 +235,7 @@ pub(crate) async fn a_dead_nodes_started_runs_count_a_crash(mut bench: Bench) {
         bench.crashes(with_news).await,
     ];
     assert_eq!(crashes, [1, 0, 1], "a run that was never started has killed nobody");
-    let claimed = bench.store.claim(next, 9).await.expect("the queue is read").runs;
+    let claimed = next.claim(9).await;
     assert_eq!(claimed.len(), 3);
     for one in claimed {
         let reason = if one.run == waiting { "new" } else { "crash" };
@@ -243,11 +249,11 @@ pub(crate) async fn the_death_of_a_node_with_a_suspect_counts_for_the_suspect_al
     bench.crashed(&node, suspect, 2).await;
     assert_eq!(node.claim_runs(1).await, [suspect]);
     let healthy = node.started().await;
-    let node = bench.node().await;
+    let (node, _rescued) = bench.successor().await;
     assert_eq!((bench.crashes(suspect).await, bench.crashes(healthy).await), (3, 0));
     assert_eq!(node.claim_runs(9).await.len(), 2);
     bench.let_go(&node, suspect, LetGo::ForSlot).await;
-    let _next = bench.node().await;
+    let _next = bench.successor().await;
     let after = (bench.crashes(suspect).await, bench.crashes(healthy).await);
     assert_eq!(after, (3, 1), "a suspect that waits has killed nobody");
 }

@@ -52,7 +52,9 @@ pub(crate) async fn of_64_racers_with_one_key_one_makes_the_run(bench: Bench) {
             match store.create(vec![create]).await.expect("it is asked").remove(0) {
                 Created::New => (id, true),
                 Created::Existing(run) => (run, false),
-                other @ (Created::Conflict | Created::Fenced) => panic!("{other:?}"),
+                other @ (Created::Conflict | Created::Fenced | Created::Busy) => {
+                    panic!("{other:?}")
+                }
             }
         });
     }

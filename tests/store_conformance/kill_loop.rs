@@ -1,7 +1,6 @@
 //! The kill loop: a process that appends is killed at random moments; what it acknowledged is there.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +10,10 @@ use runledger::store::{Append, BatchNumber, Create, Store, StoredEvent};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::bench::{Bench, event, intent, to};
+use crate::bench::{Bench, Place, event, intent, to};
 
 /// Where the child finds the store.
-const FOLDER: &str = "RUNLEDGER_KILL_LOOP_FOLDER";
+const PLACE: &str = "RUNLEDGER_KILL_LOOP_PLACE";
 
 /// Set: the child acknowledges before the commit, as no store may.
 const TOO_EARLY: &str = "RUNLEDGER_KILL_LOOP_TOO_EARLY";
@@ -70,7 +69,7 @@ async fn rounds(mut bench: Bench, rounds: u32, is_too_early: bool) -> Found {
     for _ in 0..rounds {
         bench.store.close().await;
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let acks = kill_after(bench.folder(), 8 + (seed >> 33) % 24, is_too_early).await;
+        let acks = kill_after(&bench.place, 8 + (seed >> 33) % 24, is_too_early).await;
         found.kills += 1;
         found.acks += acks.len() as u64;
         for (run, seq) in acks {
@@ -86,11 +85,11 @@ async fn rounds(mut bench: Bench, rounds: u32, is_too_early: bool) -> Found {
 
 /// Runs a child until it has acknowledged so much, kills it, and gives what it had said: which run
 /// was committed up to where.
-async fn kill_after(folder: &Path, acks_min: u64, is_too_early: bool) -> Vec<(RunId, u64)> {
+async fn kill_after(place: &Place, acks_min: u64, is_too_early: bool) -> Vec<(RunId, u64)> {
     let mut command = Command::new(std::env::current_exe().expect("it has a path"));
     command
         .args(["kill_loop::the_child_that_is_killed", "--exact", "--ignored", "--nocapture"])
-        .env(FOLDER, folder)
+        .env(PLACE, place.name())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     if is_too_early {
@@ -151,9 +150,9 @@ fn is_ours(run: RunId, event: &StoredEvent) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the kill loop runs it"]
 async fn the_child_that_is_killed() {
-    let Some(folder) = std::env::var_os(FOLDER) else { panic!("only the kill loop runs it") };
+    let Ok(place) = std::env::var(PLACE) else { panic!("only the kill loop runs it") };
     let is_too_early = std::env::var_os(TOO_EARLY).is_some();
-    let store = Store::open_sqlite(Path::new(&folder)).await.expect("the store opens");
+    let store = Place::parse(&place).open().await;
     let (node, _) = store.register("child").await.expect("it registers");
     let creates: Vec<Create> =
         (0..RUNS).map(|_| Create { owner: Some(node), ..intent("killed") }).collect();
@@ -169,17 +168,18 @@ async fn the_child_that_is_killed() {
             })
             .collect();
         head += TOGETHER;
-        let tell = || {
+        let tell = |head| {
             for run in &runs {
                 println!("ack {run} {head}");
             }
         };
         if is_too_early {
-            tell();
+            // And what comes next too: a server commits what it was sent before the kill.
+            tell(head + TOGETHER);
         }
         store.append(node, BatchNumber(number), Arc::new(batch)).await.expect("it is committed");
         if !is_too_early {
-            tell();
+            tell(head);
         }
     }
 }

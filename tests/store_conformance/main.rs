@@ -2,12 +2,25 @@
 //! name to the list, and a way to open it to `bench.rs`.
 
 mod append;
+mod batch;
 mod bench;
 mod claim;
 mod create;
+mod edge;
+mod erase;
 mod inbox;
 mod kill_loop;
+mod list;
+mod nodes;
+mod notices;
+mod opening;
+mod plans;
+#[path = "../postgres/mod.rs"]
+mod postgres_server;
+mod proxy;
 mod read;
+mod restart;
+mod sessions;
 
 /// Makes a test of every case for every store.
 macro_rules! conformance {
@@ -24,7 +37,7 @@ macro_rules! conformance {
     };
 }
 
-conformance!(sqlite => {
+conformance!(sqlite, postgres => {
     create:
         the_same_key_and_body_are_the_same_run,
         the_same_key_and_another_body_are_refused,
@@ -76,6 +89,25 @@ conformance!(sqlite => {
         pages_backwards_take_a_filter,
         the_log_for_a_fold_folds_to_the_state_of_the_whole_log,
         a_run_is_found_by_its_id_and_by_its_clients_name_for_it;
+    batch:
+        a_batch_is_its_runs_queued_in_order,
+        the_same_key_and_body_are_the_same_batch,
+        a_batch_with_a_name_that_is_taken_makes_nothing,
+        of_racers_with_one_key_one_makes_the_batch,
+        a_note_is_left_for_several_runs;
+    erase:
+        an_erased_run_leaves_nothing_and_its_keys_are_free,
+        a_batch_is_erased_with_its_last_run,
+        a_secret_is_made_up_once,
+        a_full_inbox_takes_a_cancel_and_nothing_else,
+        a_page_ends_where_its_reader_says;
+    list:
+        each_filter_finds_its_runs_and_no_others_newest_first,
+        pages_follow_each_other_whatever_is_created_or_ends_between,
+        runs_are_found_by_the_labels_that_they_have_now,
+        a_list_shows_what_the_last_append_said,
+        places_in_the_queue_are_told,
+        every_filter_answers_in_milliseconds;
     kill_loop:
         nothing_acknowledged_is_lost_by_a_kill,
         a_store_that_acknowledged_too_early_would_be_found_out;

@@ -5,24 +5,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
 use crate::journal::{
-    Committed, Effects, Journal, Loops, NewRun, Pen, Refused, Text, journal, timestamp,
+    Committed, Effects, Journal, Loops, NewRun, Pen, Placement, Refused, Text, journal, timestamp,
 };
 use crate::run::event::{RunResult, Usage};
 use crate::run::{Body, Draft, Event, RunId, Seq, Status};
 use crate::store::sqlite::faults::Faults;
-use crate::store::{Create, Created, NodeId, RunUpdate, Store, StoredEvent};
+use crate::store::{Create, Created, Node, RunUpdate, Store, StoredEvent};
 
 /// A store in a folder of its own, and a journal whose loops run when they are started.
 pub(super) struct Bench {
     pub(super) store: Store,
     pub(super) hub: Hub,
-    pub(super) node: NodeId,
+    pub(super) node: Node,
     pub(super) journal: Journal,
     pub(super) new_runs: mpsc::Receiver<NewRun>,
     loops: Option<Loops>,
@@ -48,10 +47,10 @@ impl Bench {
         let folder = Folder(std::env::temp_dir().join(name));
         let store = Store::open_sqlite(&folder.0).await.expect("the store opens");
         let (node, _) = store.register("bench").await.expect("it registers");
-        let hub = Hub::default();
+        let node = Node::new(node, "bench");
+        let hub = Hub::alone();
         let (sender, new_runs) = mpsc::channel(64);
-        let fenced = CancellationToken::new();
-        let (journal, loops) = journal(store.clone(), hub.clone(), node, sender, fenced);
+        let (journal, loops) = journal(store.clone(), hub.clone(), sender);
         let (loops, tasks) = (Some(loops), JoinSet::new());
         Bench { store, hub, node, journal, new_runs, loops, tasks, _folder: folder }
     }
@@ -79,7 +78,7 @@ impl Bench {
     }
 
     pub(super) fn faults(&self) -> &Faults {
-        let Store::Sqlite(store) = &self.store;
+        let Store::Sqlite(store) = &self.store else { panic!("it is the embedded store") };
         store.faults()
     }
 
@@ -89,7 +88,7 @@ impl Bench {
             .map(|_| {
                 let data = r#"{"seq":1,"at":"","type":"log","turn":0,"attempt":1,"level":"info","message":"born","data":null}"#;
                 let first = StoredEvent { seq: Seq(1), kind: 12, data: Arc::from(data) };
-                Create { owner: Some(self.node), events: vec![first], ..intent() }
+                Create { owner: Some(self.node.id), events: vec![first], ..intent() }
             })
             .collect();
         let runs = creates.iter().map(|create| create.id).collect();
@@ -98,9 +97,15 @@ impl Bench {
         runs
     }
 
+    /// A place for a run on this node.
+    pub(super) async fn here(&self) -> Placement {
+        let slot = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("it is open");
+        Placement::Here(self.node.clone(), slot)
+    }
+
     /// The runs that this node owns.
     pub(super) async fn owned(&self) -> Vec<RunId> {
-        self.store.heartbeat(self.node, 1, 0).await.expect("the node lives").owned
+        self.store.heartbeat(self.node.id, 1, 0).await.expect("the node lives").owned
     }
 
     pub(super) async fn run(&self) -> RunId {
@@ -109,7 +114,7 @@ impl Bench {
 
     pub(super) async fn open(&self, run: RunId) -> Pen {
         let row = self.store.load(run).await.expect("it is read").expect("it is there");
-        self.journal.open(run, row.last_seq, 0).await.expect("it is opened")
+        self.journal.open(&self.node, run, row.last_seq, 0).await.expect("it is opened")
     }
 
     /// Appends with every pen before the loops run, so that all goes into one batch as far as it

@@ -1,17 +1,8 @@
 //! The create lane: once, whatever becomes of the answer or of whoever waits for it.
 
-use std::sync::Arc;
-
-use tokio::sync::Semaphore;
-
 use super::bench::{Bench, intent, is_pending, note};
 use crate::journal::{Intent, NewRun, Placement, Refused};
 use crate::store::{Create, Key, KeyKind, StoreError};
-
-async fn permit() -> Placement {
-    let slot = Arc::new(Semaphore::new(1));
-    Placement::Here(slot.acquire_owned().await.expect("it is open"))
-}
 
 #[tokio::test]
 async fn the_pool_and_the_hub_hear_of_a_run_before_its_client_does() {
@@ -21,13 +12,13 @@ async fn the_pool_and_the_hub_hear_of_a_run_before_its_client_does() {
     let (queued_id, born_id) = (queued.id, born.id);
     let intents = [
         bench.journal.create(queued, note(1), Placement::Queue).await,
-        bench.journal.create(born, note(1), permit().await).await,
+        bench.journal.create(born, note(1), bench.here().await).await,
     ];
     assert_eq!(intents, [Ok(Intent::New(queued_id)), Ok(Intent::New(born_id))]);
     assert_eq!(watch.position().0, 1);
     assert!(matches!(bench.new_runs.try_recv(), Ok(NewRun::Queued)));
     let news = bench.new_runs.try_recv();
-    assert!(matches!(&news, Ok(NewRun::Born(run, _)) if *run == born_id), "{news:?}");
+    assert!(matches!(&news, Ok(NewRun::Born(_, run, _)) if *run == born_id), "{news:?}");
     assert_eq!(bench.owned().await, [born_id]);
 }
 
@@ -37,12 +28,13 @@ async fn dropping_a_create_loses_only_its_answer() {
     let create = intent();
     let run = create.id;
     let journal = bench.journal.clone();
-    let mut creating = Box::pin(journal.create(create, note(1), permit().await));
+    let here = bench.here().await;
+    let mut creating = Box::pin(journal.create(create, note(1), here));
     assert!(is_pending(&mut creating).await);
     drop(creating);
     bench.start();
     let news = bench.new_runs.recv().await;
-    assert!(matches!(&news, Some(NewRun::Born(born, _)) if *born == run), "{news:?}");
+    assert!(matches!(&news, Some(NewRun::Born(_, born, _)) if *born == run), "{news:?}");
     assert_eq!(bench.transcript(run).await, Vec::<String>::new());
 }
 
@@ -60,7 +52,7 @@ async fn a_create_whose_answer_is_lost_is_one_run_and_is_answered() {
         } else {
             bench.faults().lose_answers(1);
         }
-        let intent = bench.journal.create(create, note(1), permit().await).await;
+        let intent = bench.journal.create(create, note(1), bench.here().await).await;
         assert_eq!(intent, Ok(Intent::New(run)));
         ok += 1;
     }
@@ -75,7 +67,7 @@ async fn a_store_that_stays_away_is_told_and_the_run_is_found_by_the_sweep() {
     bench.faults().lose_answers(3);
     let create = intent();
     let run = create.id;
-    let intent = bench.journal.create(create, note(1), permit().await).await;
+    let intent = bench.journal.create(create, note(1), bench.here().await).await;
     assert!(matches!(intent, Err(Refused::Unavailable(_))), "{intent:?}");
     assert_eq!(bench.owned().await, [run]);
 }
@@ -86,11 +78,11 @@ async fn a_dead_node_queues_what_it_would_have_driven() {
     let (next, _) = bench.store.register("successor").await.expect("it registers");
     let create = intent();
     let run = create.id;
-    let intent = bench.journal.create(create, note(1), permit().await).await;
+    let intent = bench.journal.create(create, note(1), bench.here().await).await;
     assert_eq!(intent, Ok(Intent::New(run)));
     assert!(matches!(bench.new_runs.try_recv(), Ok(NewRun::Queued)));
     let claimed = bench.store.claim(next, 1).await.expect("the queue is read").runs;
     assert_eq!(claimed.iter().map(|one| one.run).collect::<Vec<_>>(), [run]);
-    let refused = bench.store.claim(bench.node, 1).await;
+    let refused = bench.store.claim(bench.node.id, 1).await;
     assert!(matches!(refused, Err(StoreError::Fenced)), "{refused:?}");
 }

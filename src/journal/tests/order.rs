@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use super::bench::{Bench, joined, note, text, words};
 use crate::journal::{Effects, Journal};
 use crate::run::{RunId, Seq};
-use crate::store::Store;
+use crate::store::{Node, Store};
 
 /// What a driver does next.
 #[derive(Clone, Debug)]
@@ -30,9 +30,15 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 /// Does all of it; gives what was given, piece by piece.
-async fn drive(journal: Journal, store: Store, run: RunId, acts: Vec<Act>) -> Vec<String> {
+async fn drive(
+    journal: Journal,
+    store: Store,
+    node: Node,
+    run: RunId,
+    acts: Vec<Act>,
+) -> Vec<String> {
     let mut given = Vec::new();
-    let mut pen = journal.open(run, Seq(1), 0).await.expect("it is opened");
+    let mut pen = journal.open(&node, run, Seq(1), 0).await.expect("it is opened");
     let mut told = 1;
     for act in acts {
         match act {
@@ -60,7 +66,7 @@ async fn drive(journal: Journal, store: Store, run: RunId, acts: Vec<Act>) -> Ve
                 }
                 let row = store.load(run).await.expect("it is read").expect("it is there");
                 told = row.last_seq.0;
-                pen = journal.open(run, row.last_seq, 0).await.expect("it is opened");
+                pen = journal.open(&node, run, row.last_seq, 0).await.expect("it is opened");
             }
             Act::Yield => tokio::task::yield_now().await,
         }
@@ -86,7 +92,8 @@ proptest! {
             let mut tasks = JoinSet::new();
             for (run, acts) in bench.runs(drivers.len()).await.into_iter().zip(drivers) {
                 let (journal, store) = (bench.journal.clone(), bench.store.clone());
-                tasks.spawn(async move { (run, drive(journal, store, run, acts).await) });
+                let node = bench.node.clone();
+                tasks.spawn(async move { (run, drive(journal, store, node, run, acts).await) });
             }
             for (run, given) in tasks.join_all().await {
                 let log = bench.log(run).await;

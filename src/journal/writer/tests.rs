@@ -3,6 +3,7 @@
 use super::*;
 use crate::journal::journal;
 use crate::run::Draft;
+use crate::store::NodeId;
 
 /// A writer over a store that is never asked.
 async fn writer() -> (Writer, std::path::PathBuf) {
@@ -10,13 +11,17 @@ async fn writer() -> (Writer, std::path::PathBuf) {
     let folder = std::env::temp_dir().join(name);
     let store = Store::open_sqlite(&folder).await.expect("the store opens");
     let (new_runs, _) = mpsc::channel(1);
-    let fenced = CancellationToken::new();
-    let (_journal, loops) = journal(store, Hub::default(), NodeId(1), new_runs, fenced);
+    let (_journal, loops) = journal(store, Hub::alone(), new_runs);
     (loops.writer, folder)
 }
 
 fn run(number: u128) -> RunId {
     RunId(uuid::Uuid::from_u128(number))
+}
+
+fn open(run: RunId) -> Job {
+    let node = Node::new(NodeId(1), "bench");
+    Job::Open { node, run, pen: PenId(1), head: Seq(0), last_at_ms: 0 }
 }
 
 fn push(run: RunId, item: u32, content: String) -> Job {
@@ -63,7 +68,7 @@ fn next(writer: &mut Writer) -> Vec<(u128, usize)> {
 async fn a_batch_is_bounded_and_what_is_left_goes_next_in_order() {
     let (mut writer, folder) = writer().await;
     for number in 1..=6 {
-        writer.take(Job::Open { run: run(number), pen: PenId(1), head: Seq(0), last_at_ms: 0 });
+        writer.take(open(run(number)));
     }
     writer.take(append(run(1), 600, None));
     writer.take(append(run(2), 600, None));
@@ -88,7 +93,7 @@ async fn a_batch_is_bounded_and_what_is_left_goes_next_in_order() {
 async fn a_guarded_append_waits_for_its_text_and_then_goes_first() {
     let (mut writer, folder) = writer().await;
     for number in 1..=3 {
-        writer.take(Job::Open { run: run(number), pen: PenId(1), head: Seq(0), last_at_ms: 0 });
+        writer.take(open(run(number)));
     }
     writer.take(push(run(1), 1, "x".to_owned()));
     writer.take(append(run(1), 1, Some(0)));
@@ -107,7 +112,7 @@ async fn a_closed_run_is_forgotten_when_its_last_part_is_settled() {
         let (done, forgotten) = oneshot::channel();
         (Job::Close { run: run(1), done }, forgotten)
     };
-    writer.take(Job::Open { run: run(1), pen: PenId(1), head: Seq(0), last_at_ms: 0 });
+    writer.take(open(run(1)));
     writer.take(push(run(1), 1, "x".to_owned()));
     writer.take(append(run(1), 1, Some(0)));
     let ((first, mut forgotten), (second, mut forgotten_too)) = (close(), close());

@@ -43,6 +43,45 @@ fn ending_of(config: Value, story: &str) -> Ending {
 }
 
 #[test]
+fn a_raised_limit_holds_from_then_on() {
+    let one = || json!({"max_turns": 1});
+    check_with(one(), "started; called 1 a; returned a", "fail max_turns");
+    check_with(one(), "started; called 1 a; returned a; raised max_turns 2", "ask demo/a 2.1");
+    check_with(one(), "raised max_turns 2; started; called 1 a; returned a", "ask demo/a 2.1");
+    let lowered = "raised max_turns 3; raised max_turns 2; started; called 1 a; returned a; \
+                   called 2 a; returned a";
+    check_with(one(), lowered, "ask demo/a 3.1");
+    check_with(json!({"max_turns": 3}), "raised max_turns 1; started; called 1 a", "call a");
+    let some = || json!({"max_total_tokens": 100});
+    let used = "started; used 100; called 1 a";
+    check_with(some(), &format!("{used}; raised max_total_tokens 101"), "call a");
+    check_with(json!({}), "started; raised max_total_tokens 1; used 9; called 1 a", "call a");
+    let late = "started; called 1 a; returned a; run 301 s";
+    check_with(json!({}), late, "fail max_time");
+    check_with(json!({}), &format!("{late}; raised max_time 302"), "ask demo/a 2.1");
+    check_with(json!({}), "started; asked; turn 61 s; raised timeout_per_turn 62", "abandon");
+    check_with(
+        json!({"max_tool_calls": 1}),
+        "started; called 1 a b; raised max_tool_calls 2",
+        "call a b",
+    );
+}
+
+#[test]
+fn what_a_limit_refused_is_forgotten_where_it_is_raised() {
+    let last = || json!({"max_tool_calls": 0, "on_limit": "finalize"});
+    let refused = "started; called 1 a; skipped a";
+    check_with(last(), refused, "ask demo/a 2.1 without tools");
+    check_with(last(), &format!("{refused}; raised max_tool_calls 1"), "ask demo/a 2.1");
+    let answered = format!("{refused}; raised max_tool_calls 1; answered 2 x");
+    check_with(last(), &answered, "complete end_turn");
+    // Another limit that is still met keeps tools away.
+    let both = json!({"max_total_tokens": 5, "max_tool_calls": 0, "on_limit": "finalize"});
+    let used = "started; used 5; called 1 a; skipped a; raised max_tool_calls 1";
+    check_with(both, used, "ask demo/a 2.1 without tools");
+}
+
+#[test]
 fn money_is_a_limit_as_tokens_are() {
     let some = || json!({"max_cost_usd": 0.5});
     check_with(some(), "started; paid 0.49; called 1 a", "call a");

@@ -348,7 +348,7 @@ fn an_aborted_turn_without_a_last_item_can_be_read() {
 #[test]
 fn stored_numbers_of_types_never_change() {
     let numbers: Vec<Option<u8>> = KINDS.iter().map(|name| kind_of(name)).collect();
-    assert_eq!(numbers, (0..17).map(Some).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..18).map(Some).collect::<Vec<_>>());
     assert_eq!(kind_of("run.forked"), None);
     let terminal: Vec<&str> =
         KINDS.into_iter().filter(|name| kind_of(name).is_some_and(is_terminal)).collect();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::read::{Parts, VIOLATIONS_MAX, short, step};
 use super::{Agent, Code, Config, Models, Violation, tools};
@@ -241,6 +241,12 @@ fn config(config: &Config, found: &mut Vec<Violation>) {
             ),
         ));
     }
+    limits(config, found);
+    metadata(&config.metadata, "/config/metadata", found);
+}
+
+/// The limits of a run, each within its bounds.
+pub(super) fn limits(config: &Config, found: &mut Vec<Violation>) {
     if !limits::MAX_TURNS.contains(&config.max_turns) {
         found.push(out_of("/config/max_turns", &limits::MAX_TURNS, config.max_turns));
     }
@@ -262,7 +268,6 @@ fn config(config: &Config, found: &mut Vec<Violation>) {
     {
         found.push(wrong("/config/max_cost_usd", format!("must be more than 0, got {most}")));
     }
-    metadata(config, found);
 }
 
 /// The models that may be asked.
@@ -304,17 +309,16 @@ fn effort(agent: &Agent, catalog: &Catalog, found: &mut Vec<Violation>) {
     }
 }
 
-fn metadata(config: &Config, found: &mut Vec<Violation>) {
+/// Labels, at this place of the body.
+pub(super) fn metadata(labels: &Map<String, Value>, at: &str, found: &mut Vec<Violation>) {
     let (keys, key_chars, value_chars) = limits::METADATA;
-    if config.metadata.len() > keys {
-        found.push(wrong(
-            "/config/metadata",
-            format!("must have at most {keys} keys, got {}", config.metadata.len()),
-        ));
+    if labels.len() > keys {
+        let detail = format!("must have at most {keys} keys, got {}", labels.len());
+        found.push(wrong(at, detail));
         return;
     }
-    for (key, value) in &config.metadata {
-        let pointer = format!("/config/metadata{}", step(key));
+    for (key, value) in labels {
+        let pointer = format!("{at}{}", step(key));
         let length = key.chars().count();
         if length > key_chars {
             let detail = format!("a key must have at most {key_chars} characters, got {length}");

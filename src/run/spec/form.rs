@@ -98,6 +98,26 @@ pub(super) const CONFIG: Form = Form {
     later: &[],
 };
 
+/// What may be changed of a run under way.
+pub(super) const CHANGE: Form = Form {
+    fields: &[("config", "an object with limits to raise"), ("metadata", "an object of strings")],
+    required: &[],
+    later: &[],
+};
+
+pub(super) const LIMITS: Form = Form {
+    fields: &[
+        ("max_turns", "a whole number between 1 and 1000"),
+        ("max_time", "a number of seconds between 0.001 and 86400"),
+        ("timeout_per_turn", "a number of seconds between 0.001 and 3600"),
+        ("max_total_tokens", "a whole number of at least 1"),
+        ("max_cost_usd", "a number of more than 0"),
+        ("max_tool_calls", "a whole number between 0 and 4294967295"),
+    ],
+    required: &[],
+    later: &[],
+};
+
 pub(super) const CONTENT: &str = "a string or a list of parts";
 
 pub(super) const USER: Form =

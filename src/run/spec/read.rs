@@ -15,9 +15,6 @@ use crate::run::{limits, plain};
 /// How much of a wrong value a refusal repeats, characters.
 const GOT_CHARS: usize = 60;
 
-/// Up to here every whole number has a floating-point number of its own: 2^53.
-const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-
 /// How many violations are told: nobody reads more, and a hostile body can't make an answer that is
 /// larger than itself.
 pub(super) const VIOLATIONS_MAX: usize = 100;
@@ -34,17 +31,33 @@ pub(super) struct Parts {
 
 /// Reads a body as far as it can be read. Left to check are the rules that types can't say.
 pub(super) fn read(body: &Value) -> (Parts, Vec<Violation>) {
-    let mut reader = Reader { found: Vec::new() };
-    reader.walk(body, &mut String::new(), 1);
+    let mut reader = Reader::new(body);
     let parts = reader.parts(body);
     (parts, reader.found)
 }
 
-struct Reader {
+/// Reads a body, and remembers what is wrong with it.
+pub(super) struct Reader {
     found: Vec<Violation>,
 }
 
 impl Reader {
+    /// Has looked at what holds for every body.
+    pub(super) fn new(body: &Value) -> Reader {
+        Reader::at("", body)
+    }
+
+    /// The same, of a part of a body.
+    pub(super) fn at(pointer: &str, part: &Value) -> Reader {
+        let mut reader = Reader { found: Vec::new() };
+        reader.walk(part, &mut pointer.to_owned(), 1);
+        reader
+    }
+
+    pub(super) fn into_found(self) -> Vec<Violation> {
+        self.found
+    }
+
     fn wrong(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
         if self.found.len() < VIOLATIONS_MAX {
             self.found.push(Violation {
@@ -295,7 +308,7 @@ impl Reader {
         read.into_iter().collect()
     }
 
-    fn record<T: for<'de> Deserialize<'de>>(
+    pub(super) fn record<T: for<'de> Deserialize<'de>>(
         &mut self,
         value: &Value,
         pointer: &str,
@@ -306,7 +319,12 @@ impl Reader {
     }
 
     /// The fields that are there, null being as good as absent. Unknown and missing ones are told.
-    fn fields(&mut self, value: &Value, pointer: &str, form: &Form) -> Option<Map<String, Value>> {
+    pub(super) fn fields(
+        &mut self,
+        value: &Value,
+        pointer: &str,
+        form: &Form,
+    ) -> Option<Map<String, Value>> {
         let Value::Object(fields) = value else {
             self.wrong(pointer, must_be("an object", value));
             return None;
@@ -315,7 +333,7 @@ impl Reader {
         for (name, field) in fields {
             if let Some((_, expected)) = form.fields.iter().find(|(one, _)| one == name) {
                 if !field.is_null() && expected.starts_with("a whole number") {
-                    known.insert(name.clone(), whole_number(field));
+                    known.insert(name.clone(), plain::whole_number(field));
                 } else if !field.is_null() {
                     known.insert(name.clone(), field.clone());
                 }
@@ -386,7 +404,7 @@ impl Reader {
     }
 
     /// One field by itself.
-    fn typed<T: for<'de> Deserialize<'de>>(
+    pub(super) fn typed<T: for<'de> Deserialize<'de>>(
         &mut self,
         pointer: &str,
         form: &Form,
@@ -399,15 +417,6 @@ impl Reader {
         }
         read.ok()
     }
-}
-
-/// The value; a whole number as one, however it is written: JSON knows no difference between `10`
-/// and `10.0`, and some languages write every number with a point.
-fn whole_number(value: &Value) -> Value {
-    let number = value.as_f64().filter(|_| value.is_f64());
-    let whole = number.filter(|number| number.fract() == 0.0 && number.abs() <= EXACT_MAX);
-    let whole = whole.and_then(|number| format!("{number:.0}").parse::<i64>().ok());
-    whole.map_or_else(|| value.clone(), Value::from)
 }
 
 fn must_be(expected: &str, got: &Value) -> String {

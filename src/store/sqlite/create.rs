@@ -3,9 +3,10 @@
 use futures_util::FutureExt;
 use sqlx::sqlite::SqliteConnection;
 
+use super::labels::label;
 use super::{Sqlite, as_i64, id_bytes, id_of, store_error};
 use crate::run::RunId;
-use crate::store::{Create, Created, NodeId, StoreError};
+use crate::store::{Create, Created, Key, NodeId, StoreError};
 
 impl Sqlite {
     pub(in crate::store) async fn create(
@@ -37,8 +38,7 @@ async fn create_one(
     }
     let mut holder: Option<RunId> = None;
     for key in &create.keys {
-        let Some((run, digest)) = key_holder(connection, create, key.kind.name(), &key.key).await?
-        else {
+        let Some((run, digest)) = key_holder(connection, &create.tenant, key).await? else {
             continue;
         };
         if digest != create.digest || holder.is_some_and(|other| other != run) {
@@ -48,7 +48,7 @@ async fn create_one(
     }
     let run = holder.unwrap_or(create.id);
     for key in &create.keys {
-        bind_key(connection, create, key.kind.name(), &key.key, run).await?;
+        bind_key(connection, &create.tenant, key, run, &create.digest).await?;
     }
     match holder {
         // Its own: it was committed, and the answer was lost.
@@ -59,6 +59,8 @@ async fn create_one(
     if !insert_run(connection, create).await? {
         return Ok(Created::New);
     }
+    insert_spec(connection, create).await?;
+    label(connection, create.id, &create.metadata).await?;
     for event in &create.events {
         sqlx::query("insert into events (run_id, seq, type, data) values ($1, $2, $3, $4)")
             .bind(id_bytes(create.id))
@@ -94,40 +96,40 @@ async fn is_alive(connection: &mut SqliteConnection, node: NodeId) -> Result<boo
     Ok(alive.is_some())
 }
 
-async fn key_holder(
+/// Which run, or which batch, a key names, and the digest of the body that it came with.
+pub(super) async fn key_holder(
     connection: &mut SqliteConnection,
-    create: &Create,
-    kind: &str,
-    key: &str,
+    tenant: &str,
+    key: &Key,
 ) -> Result<Option<(RunId, String)>, StoreError> {
     let row: Option<(Vec<u8>, String)> = sqlx::query_as(
         "select run_id, digest from run_keys where tenant = $1 and kind = $2 and key = $3",
     )
-    .bind(&create.tenant)
-    .bind(kind.to_owned())
-    .bind(key.to_owned())
+    .bind(tenant.to_owned())
+    .bind(key.kind.name())
+    .bind(key.key.clone())
     .fetch_optional(connection)
     .await
     .map_err(store_error)?;
     row.map(|(run, digest)| Ok((id_of(&run)?, digest))).transpose()
 }
 
-async fn bind_key(
+pub(super) async fn bind_key(
     connection: &mut SqliteConnection,
-    create: &Create,
-    kind: &str,
-    key: &str,
+    tenant: &str,
+    key: &Key,
     run: RunId,
+    digest: &str,
 ) -> Result<(), StoreError> {
     sqlx::query(
         "insert into run_keys (tenant, kind, key, run_id, digest) values ($1, $2, $3, $4, $5)
          on conflict do nothing",
     )
-    .bind(&create.tenant)
-    .bind(kind.to_owned())
-    .bind(key.to_owned())
+    .bind(tenant.to_owned())
+    .bind(key.kind.name())
+    .bind(key.key.clone())
     .bind(id_bytes(run))
-    .bind(&create.digest)
+    .bind(digest.to_owned())
     .execute(connection)
     .await
     .map_err(store_error)?;
@@ -141,8 +143,8 @@ async fn insert_run(
 ) -> Result<bool, StoreError> {
     let inserted = sqlx::query(
         "insert into runs (id, public_id, tenant, status, node_id, last_seq, agent, model,
-                           created_by, created_at, input_preview, metadata, spec)
-         values ($1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                           created_by, created_at, input_preview, metadata)
+         values ($1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8, $9, $10, $11)
          on conflict (id) do nothing",
     )
     .bind(id_bytes(create.id))
@@ -156,9 +158,18 @@ async fn insert_run(
     .bind(create.created_at_ms)
     .bind(&create.input_preview)
     .bind(&create.metadata)
-    .bind(&create.spec)
     .execute(connection)
     .await
     .map_err(store_error)?;
     Ok(inserted.rows_affected() > 0)
+}
+
+async fn insert_spec(connection: &mut SqliteConnection, create: &Create) -> Result<(), StoreError> {
+    sqlx::query("insert into specs (run_id, spec) values ($1, $2)")
+        .bind(id_bytes(create.id))
+        .bind(&create.spec)
+        .execute(connection)
+        .await
+        .map_err(store_error)?;
+    Ok(())
 }

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
+use super::labels::{label, unlabel};
 use super::{Sqlite, as_i64, id_of, store_error};
 use crate::run::{RunId, Seq};
 use crate::store::{Append, Appended, BatchNumber, NodeId, StoreError};
@@ -28,6 +29,11 @@ pub(super) const UPDATE_RUNS: &str = "update runs
             output_preview = coalesce(value ->> 'preview', output_preview),
             started_at = coalesce(started_at, value ->> 'started'),
             finished_at = coalesce(finished_at, value ->> 'finished'),
+            turn_count = coalesce(value ->> 'turn_count', turn_count),
+            usage = coalesce(value ->> 'usage', usage),
+            error = coalesce(value ->> 'error', error),
+            elapsed = coalesce(value ->> 'elapsed', elapsed),
+            metadata = coalesce(value ->> 'metadata', metadata),
             node_id = iif(value ->> 'finished' is null, node_id, null)
        from json_each($1)
       where runs.id = unhex(value ->> 'id') and +runs.node_id = $2";
@@ -66,6 +72,7 @@ impl Sqlite {
                 let judged: Vec<(Appended, usize)> =
                     batch.iter().map(|append| judge(append, &rows)).collect::<Result<_, _>>()?;
                 insert_events(connection, &batch, &judged).await?;
+                relabel(connection, &batch, &judged).await?;
                 update_runs(connection, node, &batch, &judged).await?;
                 release_ended(connection, &batch, &judged).await?;
                 let answers: Vec<Appended> = judged.iter().map(|(answer, _)| *answer).collect();
@@ -234,6 +241,11 @@ async fn update_runs(
                     .map(|update| update.at_ms),
                 "finished": update.filter(|update| update.status.is_terminal())
                     .map(|update| update.at_ms),
+                "turn_count": append.shown.turn_count,
+                "usage": append.shown.usage,
+                "error": append.shown.error,
+                "elapsed": append.shown.elapsed,
+                "metadata": append.shown.metadata,
             })
         })
         .collect();
@@ -246,6 +258,22 @@ async fn update_runs(
         .execute(connection)
         .await
         .map_err(store_error)?;
+    Ok(())
+}
+
+/// Whoever looks for a run by its labels finds it by those that it has now.
+async fn relabel(
+    connection: &mut SqliteConnection,
+    batch: &[Append],
+    judged: &[(Appended, usize)],
+) -> Result<(), StoreError> {
+    for (append, (appended, _)) in batch.iter().zip(judged) {
+        let is_taken = matches!(appended, Appended::All | Appended::StartsRefused);
+        if let (Some(metadata), true) = (&append.shown.metadata, is_taken) {
+            unlabel(connection, append.run).await?;
+            label(connection, append.run, metadata).await?;
+        }
+    }
     Ok(())
 }
 

@@ -4,11 +4,15 @@
 //! Every write is one `begin immediate` transaction in a task of its own, so that no caller can drop
 //! it half-way.
 
+mod batch;
 mod create;
+mod erase;
 #[cfg(test)]
 pub(crate) mod faults;
 mod folder;
 mod journal;
+mod labels;
+mod list;
 mod ownership;
 mod read;
 #[cfg(test)]

@@ -7,7 +7,8 @@ use super::journal::fence;
 use super::{Sqlite, id_bytes, id_of, now_ms, store_error};
 use crate::run::RunId;
 use crate::store::{
-    Beat, Claimed, Claims, InboxNote, InboxRow, Left, LetGo, NodeId, Rescued, StoreError,
+    Beat, Claimed, Claims, INBOX_NOTES, InboxNote, InboxRow, Left, LetGo, NodeId, Rescued,
+    StoreError,
 };
 
 /// How many runs with inbox news are claimed at once, beyond the free slots: reading an inbox is
@@ -151,6 +152,26 @@ impl Sqlite {
         let tenant = tenant.to_owned();
         self.write(move |connection| {
             async move { leave_one(connection, &tenant, run, &note).await }.boxed()
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn leave_all(
+        &self,
+        tenant: &str,
+        runs: Vec<RunId>,
+        note: InboxNote,
+    ) -> Result<Vec<Left>, StoreError> {
+        let tenant = tenant.to_owned();
+        self.write(move |connection| {
+            async move {
+                let mut left = Vec::with_capacity(runs.len());
+                for run in runs {
+                    left.push(leave_one(connection, &tenant, run, &note).await?);
+                }
+                Ok(left)
+            }
+            .boxed()
         })
         .await
     }
@@ -368,8 +389,8 @@ async fn leave_one(
     run: RunId,
     note: &InboxNote,
 ) -> Result<Left, StoreError> {
-    let row: Option<(Option<i64>, bool)> = sqlx::query_as(
-        "select node_id, finished_at is not null from runs where id = $1 and tenant = $2",
+    let row: Option<(Option<i64>, bool, i64)> = sqlx::query_as(
+        "select node_id, finished_at is not null, inbox_n from runs where id = $1 and tenant = $2",
     )
     .bind(id_bytes(run))
     .bind(tenant.to_owned())
@@ -378,8 +399,11 @@ async fn leave_one(
     .map_err(store_error)?;
     let owner = match row {
         None => return Ok(Left::NoRun),
-        Some((_, true)) => return Ok(Left::Ended),
-        Some((owner, false)) => owner,
+        Some((_, true, _)) => return Ok(Left::Ended),
+        Some((_, false, notes)) if notes >= INBOX_NOTES && note.kind != "cancel" => {
+            return Ok(Left::Full);
+        }
+        Some((owner, false, _)) => owner,
     };
     let added = sqlx::query(
         "insert into inbox (run_id, n, dedupe_key, kind, body, at)

@@ -11,14 +11,15 @@ use sqlx::sqlite::SqliteRow;
 use super::{Sqlite, id_bytes, id_of, store_error};
 use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq, Status};
-use crate::store::{Counts, KeyKind, RunRow, StoreError, StoredEvent, TypeFilter};
-
-/// A page of events ends here: a client reads on, and no answer fills the memory.
-const PAGE_BYTES: usize = 4 * 1024 * 1024;
+use crate::store::{
+    BatchId, Counts, KeyKind, PAGE_BYTES, RunRow, StoreError, StoredEvent, TypeFilter,
+};
 
 const RUN: &str = "select id, public_id, tenant, status, crashes, inbox_n, inbox_read, last_seq,
-            created_by, created_at, started_at, finished_at, turn_started_at, cancel_at, spec
-       from runs where id = $1 and ($2 is null or tenant = $2)";
+            created_by, created_at, started_at, finished_at, turn_started_at, cancel_at,
+            batch_id, spec
+       from runs join specs on specs.run_id = runs.id
+      where id = $1 and ($2 is null or tenant = $2)";
 
 impl Sqlite {
     pub(in crate::store) async fn find(
@@ -26,26 +27,31 @@ impl Sqlite {
         tenant: &str,
         name: &str,
     ) -> Result<Option<RunRow>, StoreError> {
-        let id = if let Ok(id) = name.parse::<RunId>() {
-            id_bytes(id)
-        } else if is_client_id(name) {
-            let row: Option<(Vec<u8>,)> = sqlx::query_as(
-                "select run_id from run_keys where tenant = $1 and kind = $2 and key = $3",
-            )
-            .bind(tenant.to_owned())
-            .bind(KeyKind::RunId.name())
-            .bind(name.to_owned())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(store_error)?;
-            match row {
-                Some((id,)) => id,
-                None => return Ok(None),
-            }
-        } else {
-            return Ok(None);
+        let id = match name.parse::<RunId>() {
+            Ok(id) => Some(id),
+            Err(_) if is_client_id(name) => self.named(tenant, name).await?,
+            Err(_) => None,
         };
-        self.row(id, Some(tenant.to_owned())).await
+        let Some(id) = id else { return Ok(None) };
+        self.row(id_bytes(id), Some(tenant.to_owned())).await
+    }
+
+    /// The run that a client has given this name.
+    pub(in crate::store) async fn named(
+        &self,
+        tenant: &str,
+        name: &str,
+    ) -> Result<Option<RunId>, StoreError> {
+        let row: Option<(Vec<u8>,)> = sqlx::query_as(
+            "select run_id from run_keys where tenant = $1 and kind = $2 and key = $3",
+        )
+        .bind(tenant.to_owned())
+        .bind(KeyKind::RunId.name())
+        .bind(name.to_owned())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(store_error)?;
+        row.map(|(id,)| id_of(&id)).transpose()
     }
 
     pub(in crate::store) async fn load(&self, run: RunId) -> Result<Option<RunRow>, StoreError> {
@@ -67,6 +73,7 @@ impl Sqlite {
         run: RunId,
         after: Seq,
         limit: u32,
+        bytes: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let rows = sqlx::query_as(
             "select seq, type, data from events where run_id = $1 and seq > $2
@@ -76,7 +83,7 @@ impl Sqlite {
         .bind(i64::try_from(after.0).unwrap_or(i64::MAX))
         .bind(i64::from(limit))
         .fetch(&self.readers);
-        page(rows).await
+        page(rows, bytes).await
     }
 
     pub(in crate::store) async fn events_before(
@@ -103,7 +110,7 @@ impl Sqlite {
         .bind(only)
         .bind(i64::from(limit))
         .fetch(&self.readers);
-        let mut page = page(rows).await?;
+        let mut page = page(rows, PAGE_BYTES).await?;
         page.reverse();
         Ok(page)
     }
@@ -186,10 +193,11 @@ impl Sqlite {
 /// The first rows of an answer, as many as fit a page; the others are not even read.
 async fn page(
     mut rows: BoxStream<'_, Result<(i64, i64, String), sqlx::Error>>,
+    most: usize,
 ) -> Result<Vec<StoredEvent>, StoreError> {
     let mut page = Vec::new();
     let mut bytes = 0;
-    while bytes < PAGE_BYTES
+    while bytes < most
         && let Some(row) = rows.try_next().await.map_err(store_error)?
     {
         bytes += row.2.len();
@@ -228,6 +236,11 @@ fn run_row(row: &SqliteRow) -> Result<RunRow, StoreError> {
         finished_at_ms: row.try_get("finished_at").map_err(corrupt)?,
         turn_started_at_ms: row.try_get("turn_started_at").map_err(corrupt)?,
         cancel_at_ms: row.try_get("cancel_at").map_err(corrupt)?,
+        batch: row
+            .try_get::<Option<Vec<u8>>, _>("batch_id")
+            .map_err(corrupt)?
+            .map(|id| id_of(&id).map(|id| BatchId(id.0)))
+            .transpose()?,
         spec: Arc::from(row.try_get::<String, _>("spec").map_err(corrupt)?),
     })
 }

@@ -1,7 +1,7 @@
 //! The one connection that writes: its schema, its transactions, its write-ahead log.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures_util::future::BoxFuture;
@@ -15,6 +15,9 @@ use crate::store::StoreError;
 /// How long the cutting of the write-ahead log waits for readers: all commits wait with it.
 const CUT_WAIT: Duration = Duration::from_millis(20);
 
+/// How long after an attempt in vain the next one comes at the soonest, where the log grows no more.
+const CUT_AGAIN: Duration = Duration::from_secs(1);
+
 /// The connection that writes, made again where one is no longer known to be good.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -25,6 +28,8 @@ pub(super) struct Writer {
     wal_bytes_max: u64,
     /// The size of the log at which it is cut next.
     cut_at: u64,
+    /// When it was last tried in vain.
+    cut_failed: Option<Instant>,
     #[cfg(test)]
     pub(super) faults: super::faults::Faults,
 }
@@ -38,6 +43,7 @@ impl Writer {
             wal,
             wal_bytes_max,
             cut_at: wal_bytes_max,
+            cut_failed: None,
             #[cfg(test)]
             faults: super::faults::Faults::default(),
         }
@@ -58,7 +64,7 @@ impl Writer {
                 }
             },
         };
-        let migrations = migrations();
+        let migrations = migrations(&MIGRATIONS);
         match migrations.run(&mut connection).await {
             Ok(()) => {}
             Err(MigrateError::VersionMissing(version)) => bail!(
@@ -135,9 +141,13 @@ impl Writer {
     }
 
     /// Cuts the write-ahead log where it has grown too long. Where a reader is in the way, the next
-    /// attempt comes when the log has grown as much again.
+    /// attempt comes when the log has grown as much again, or after a while: one that SQLite has begun
+    /// anew by itself stays as long as it was.
     async fn cut_wal(&mut self, connection: &mut SqliteConnection) {
-        if self.wal_bytes() < self.cut_at {
+        let bytes = self.wal_bytes();
+        let is_owed = bytes >= self.wal_bytes_max
+            && self.cut_failed.is_some_and(|since| since.elapsed() >= CUT_AGAIN);
+        if bytes < self.cut_at && !is_owed {
             return;
         }
         let cut = async {
@@ -148,7 +158,9 @@ impl Writer {
         if let Err(error) = cut.await {
             tracing::warn!(error = %error, "the write-ahead log can't be cut");
         }
-        self.cut_at = self.wal_bytes() + self.wal_bytes_max;
+        let left = self.wal_bytes();
+        self.cut_at = left + self.wal_bytes_max;
+        self.cut_failed = (left >= self.wal_bytes_max).then(Instant::now);
     }
 
     fn wal_bytes(&self) -> u64 {
@@ -173,14 +185,18 @@ impl Writer {
     }
 }
 
-fn migrations() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "runs".into(),
-        MigrationType::Simple,
-        include_str!("../../../migrations/sqlite/0001_runs.sql").into_sql_str(),
-        false,
-    )])
+/// The schema, step by step. A step that was released never changes.
+pub(super) const MIGRATIONS: [(&str, &str); 2] = [
+    ("runs", include_str!("../../../migrations/sqlite/0001_runs.sql")),
+    ("lists", include_str!("../../../migrations/sqlite/0002_lists.sql")),
+];
+
+pub(super) fn migrations(steps: &'static [(&str, &str)]) -> Migrator {
+    let steps = steps.iter().zip(1..).map(|((name, sql), version)| {
+        let name = (*name).into();
+        Migration::new(version, name, MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(steps.collect())
 }
 
 /// Whatever goes wrong with a transaction as such is nobody's data.

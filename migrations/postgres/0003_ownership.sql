@@ -1,0 +1,253 @@
+-- Who owns which run. Each call is one statement for its node, as in the journal.
+
+-- Makes a new node, which lives for so long without a heartbeat.
+create function register_node(
+    of_name text,
+    lease_ms bigint,
+    out node bigint,
+    out handed_over bigint
+)
+language plpgsql as $$
+begin
+    insert into nodes (name, started_at) values (of_name, now_ms()) returning node_id into node;
+    insert into node_leases (node_id, lease_until, slots, busy)
+    values (node, clock_timestamp() + lease_ms * interval '1 millisecond', 0, 0);
+    insert into node_batches (node_id, n, answers) values (node, 0, '');
+    -- Runs stand in the queue by the time of their creation. Where the clock has been put back
+    -- since, that is still to come, and they would wait for it.
+    update queue set run_at = now_ms() where run_at > now_ms() and reason <> 'timer';
+    select count(*) into handed_over from queue where reason = 'drain';
+end
+$$;
+
+-- Queues all runs of a node whose fence is dead.
+create function release_runs(of_node bigint, why text) returns bigint
+language plpgsql set plan_cache_mode = force_custom_plan as $$
+declare
+    queued bigint;
+begin
+    with released as (
+        update runs set node_id = null
+         where node_id = of_node
+        returning id, status, tenant, created_at, crashes, inbox_n > inbox_read as has_news
+    )
+    insert into queue (run_id, kind, reason, tenant, priority, run_at, crashes)
+    select id, case when has_news then 'inbox' else 'drive' end,
+           case status when 'QUEUED' then 'new' else why end, tenant, 0, least(created_at, now_ms()),
+           crashes
+      from released
+    on conflict (run_id) do update set kind = excluded.kind, reason = excluded.reason,
+                                       run_at = least(queue.run_at, excluded.run_at),
+                                       crashes = excluded.crashes;
+    get diagnostics queued = row_count;
+    delete from node_leases where node_id = of_node;
+    delete from node_batches where node_id = of_node;
+    return queued;
+end
+$$;
+
+-- A clean stop: no crash is counted.
+create function hand_over(me bigint) returns bigint
+language plpgsql as $$
+begin
+    -- Waits for what this node has under way; the next step sees it.
+    update nodes set dead_at = now_ms() where node_id = me and dead_at is null;
+    return release_runs(me, 'drain');
+end
+$$;
+
+-- Declares one node dead whose lease has ended, another than the one that looks, and queues its runs;
+-- null where there is none. In several steps: one statement would look with eyes from before its
+-- wait, and miss the runs that the dead node's last commit has made or claimed.
+create function rescue_node(me bigint) returns bigint
+language plpgsql set plan_cache_mode = force_custom_plan as $$
+declare
+    dead bigint;
+begin
+    select node_id into dead
+      from node_leases
+     where lease_until < clock_timestamp() and node_id <> me
+     order by lease_until
+     limit 1
+       for update skip locked;
+    if not found then
+        return null;
+    end if;
+    -- Waits for what that node has under way.
+    update nodes set dead_at = now_ms() where node_id = dead and dead_at is null;
+    -- Runs that were never started cannot have killed anybody. Where a suspect was owned, it did it,
+    -- and nobody else.
+    update runs set crashes = crashes + 1
+     where node_id = dead
+       and (crashes >= 2
+            or (status = 'RUNNING'
+                and not exists (select from runs as suspect
+                                 where suspect.node_id = dead and suspect.crashes >= 2)));
+    return release_runs(dead, 'crash');
+end
+$$;
+
+-- Takes due runs: those with news, and others up to the free slots. It waits for nobody: whoever
+-- leaves a note locks the run first and the queue then, which is the other way round.
+create function claim_runs(
+    me bigint,
+    free_slots integer,
+    out run_ids uuid[],
+    out for_inbox boolean[],
+    out reasons text[],
+    out is_more boolean
+)
+language plpgsql set plan_cache_mode = force_custom_plan as $$
+declare
+    now constant bigint := now_ms();
+    of_kind text;
+    room integer;
+    suspect uuid;
+    due uuid[];
+    free uuid[];
+    taken record;
+begin
+    run_ids := '{}';
+    for_inbox := '{}';
+    reasons := '{}';
+    is_more := false;
+    perform from nodes where node_id = me and dead_at is null for share;
+    if not found then
+        raise exception 'node % is dead', me using errcode = 'RL001';
+    end if;
+    foreach of_kind in array array['inbox', 'drive'] loop
+        room := case of_kind when 'inbox' then 64 else fair_share(me, free_slots, now) end;
+        -- From 2 crashes on a run is suspected of killing its node: only one such run is owned at a
+        -- time, and while it is, the node's death counts for it alone. Those behind it pass.
+        select run_id into suspect
+          from queue
+         where kind = of_kind and crashes >= 2 and run_at <= now
+         order by priority, run_at, run_id
+         limit 1;
+        if found and exists (select from runs where node_id = me and crashes >= 2) then
+            suspect := null;
+        end if;
+
+        select array_agg(run_id) into due
+          from (select run_id
+                  from queue
+                 where kind = of_kind and run_at <= now and (crashes < 2 or run_id = suspect)
+                 order by priority, run_at, run_id
+                 limit room
+                   for update skip locked) as held;
+        -- By their ids, so that only the days are looked at that they are of.
+        select array_agg(id) into free
+          from (select id from runs where id = any (due) for no key update skip locked) as held;
+
+        with unqueued as (
+            delete from queue where run_id = any (free)
+            returning run_id, reason, priority, run_at
+        ), owned as (
+            -- A suspect had to wait for those before it, which is not its turn's time.
+            update runs
+               set node_id = me,
+                   reason = unqueued.reason,
+                   turn_started_at = case when crashes >= 2 then now else turn_started_at end
+              from unqueued
+             where runs.id = any (free) and runs.id = unqueued.run_id and runs.node_id is null
+            returning runs.id, unqueued.reason, unqueued.priority, unqueued.run_at
+        )
+        select coalesce(array_agg(id order by priority, run_at, id), '{}') as ids,
+               coalesce(array_agg(reason order by priority, run_at, id), '{}') as reasons
+          into taken
+          from owned;
+        run_ids := run_ids || taken.ids;
+        reasons := reasons || taken.reasons;
+        for_inbox := for_inbox || array_fill(of_kind = 'inbox', array[cardinality(taken.ids)]);
+        is_more := is_more or (cardinality(taken.ids) >= room
+                               and exists (select from queue where kind = of_kind and run_at <= now));
+    end loop;
+end
+$$;
+
+-- How many of the due runs a node takes: its part by free slots, of all nodes that live, so that one
+-- that asks first does not take all; a few in any case, so that small queues are not shared out.
+create function fair_share(me bigint, free_slots integer, now bigint) returns integer
+language sql volatile as $$
+    with due as (
+        select count(*) as runs
+          from (select from queue where kind = 'drive' and run_at <= now limit 1024) as counted
+    ), others as (
+        select coalesce(sum(greatest(slots - busy, 0)), 0) as slots
+          from node_leases
+         where node_id <> me and lease_until > clock_timestamp()
+    )
+    select least(free_slots,
+                 greatest(8, ceil(due.runs * free_slots::numeric
+                                  / greatest(free_slots + others.slots, 1))::integer))
+      from due, others
+$$;
+
+-- Lets go of a run that has not ended, and queues it at the place that it had, for the reason for
+-- which it waited; one that has been started since is no new one any more.
+create function let_go(me bigint, of_run uuid, is_crashed boolean) returns void
+language sql volatile as $$
+    with let_go as (
+        update runs
+           set node_id = null,
+               crashes = crashes + is_crashed::integer,
+               reason = case when is_crashed then 'crash' else reason end
+         where id = of_run and node_id = me
+        returning id, tenant, status, reason, created_at, crashes, inbox_n > inbox_read as has_news
+    )
+    insert into queue (run_id, kind, reason, tenant, priority, run_at, crashes)
+    select id, case when has_news then 'inbox' else 'drive' end,
+           case when coalesce(reason, 'new') <> 'new' then reason
+                when status = 'QUEUED' then 'new'
+                else 'inbox' end,
+           tenant, 0, least(created_at, now_ms()), crashes
+      from let_go
+$$;
+
+-- Leaves a note in a run's inbox. What comes back: accepted, with the owner to wake; ended; no_run.
+create function leave_note(
+    of_tenant text,
+    of_run uuid,
+    note_kind text,
+    note_key text,
+    note_body text,
+    out outcome text,
+    out owner bigint
+)
+language plpgsql as $$
+declare
+    run record;
+begin
+    select node_id, inbox_n, finished_at, crashes into run
+      from runs
+     where id = of_run and tenant = of_tenant
+       for no key update;
+    if not found then
+        outcome := 'no_run';
+        return;
+    elsif run.finished_at is not null then
+        outcome := 'ended';
+        return;
+    end if;
+    outcome := 'accepted';
+    owner := run.node_id;
+    insert into inbox (run_id, n, dedupe_key, kind, body, at)
+    values (of_run, run.inbox_n + 1, note_key, note_kind, note_body, now_ms())
+    on conflict (run_id, dedupe_key) do nothing;
+    if not found then
+        return;
+    end if;
+    update runs
+       set inbox_n = inbox_n + 1,
+           cancel_at = case note_kind when 'cancel' then coalesce(cancel_at, now_ms())
+                                      else cancel_at end
+     where id = of_run;
+    -- A run without an owner is queued for its inbox; one that waits already waits no longer.
+    if owner is null then
+        insert into queue (run_id, kind, reason, tenant, priority, run_at, crashes)
+        values (of_run, 'inbox', 'inbox', of_tenant, 0, now_ms(), run.crashes)
+        on conflict (run_id) do update set kind = 'inbox',
+                                           run_at = least(queue.run_at, excluded.run_at);
+    end if;
+end
+$$;

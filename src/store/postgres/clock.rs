@@ -1,0 +1,54 @@
+//! The database's clock, as one node knows it between two looks at it.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Told by the database's answers and carried on by this machine's monotonic clock, so that the wall
+/// clock here plays no part. It is never ahead of the database: what is due by it is due there.
+#[derive(Clone, Debug)]
+pub(super) struct Clock {
+    began: Instant,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// The database's time, in microseconds since 1970, when `began` was; at least so much.
+    base_us: i64,
+    /// How far this machine's wall clock is ahead of the database's, milliseconds.
+    skew_ms: i64,
+}
+
+impl Clock {
+    pub(super) fn new() -> Clock {
+        Clock { began: Instant::now(), known: Arc::default() }
+    }
+
+    /// The database said that it was `database_us`, in an answer to what was asked at `asked`.
+    pub(super) fn learn(&self, asked: Instant, database_us: i64) {
+        let answered = Instant::now();
+        let wall_us = jiff::Timestamp::now().as_microsecond();
+        let trip_us = micros(answered.duration_since(asked));
+        let low = database_us - micros(answered.duration_since(self.began));
+        let high = low + trip_us;
+        let mut known = self.known.lock().expect("nothing panics while it is held");
+        // Both are bounds from below, so the greater is the better; unless the database's clock was
+        // put back.
+        known.base_us = if known.base_us > high { low } else { low.max(known.base_us) };
+        known.skew_ms = (wall_us - trip_us / 2 - database_us) / 1000;
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn now_ms(&self) -> i64 {
+        let known = *self.known.lock().expect("nothing panics while it is held");
+        (known.base_us + micros(self.began.elapsed())) / 1000
+    }
+
+    pub(super) fn skew_ms(&self) -> i64 {
+        self.known.lock().expect("nothing panics while it is held").skew_ms
+    }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).expect("no process runs that long")
+}

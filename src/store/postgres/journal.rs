@@ -1,0 +1,190 @@
+//! The append lane: one statement for everything that the node has waiting (`append_batch`).
+
+use std::sync::Arc;
+
+use sqlx::postgres::PgArguments;
+use sqlx::query::QueryAs;
+use uuid::Uuid;
+
+use super::{Postgres, as_i64, unreadable};
+use crate::run::Seq;
+use crate::store::{Append, Appended, BatchNumber, NodeId, Shown, StoreError, StoredEvent};
+
+const APPEND: &str =
+    "select append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+                           $15, $16, $17, $18, $19)";
+
+/// The same where lists show something new. Sent again it shows the same again.
+const APPEND_AND_SHOW: &str =
+    "select show_runs(append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+                                   $15, $16, $17, $18, $19),
+                      $3, $20, $21, $22, $23, $24)";
+
+impl Postgres {
+    pub(in crate::store) async fn append(
+        &self,
+        node: NodeId,
+        number: BatchNumber,
+        batch: Arc<Vec<Append>>,
+    ) -> Result<Vec<Appended>, StoreError> {
+        let size = batch.len();
+        let letters: String = self
+            .appends
+            .run(move |connection| {
+                Box::pin(async move {
+                    let runs = Runs::of(&batch);
+                    let events = Events::of(batch.iter().map(|append| append.events.as_slice()));
+                    let has_news = batch.iter().any(|append| append.shown != Shown::default());
+                    let statement = if has_news { APPEND_AND_SHOW } else { APPEND };
+                    let mut query = sqlx::query_as(statement)
+                        .bind(node.0)
+                        .bind(as_i64(number.0))
+                        .bind(runs.ids)
+                        .bind(runs.first_seqs)
+                        .bind(runs.counts)
+                        .bind(runs.starts)
+                        .bind(runs.guards)
+                        .bind(runs.reads)
+                        .bind(runs.resets)
+                        .bind(runs.turns_at)
+                        .bind(runs.statuses)
+                        .bind(runs.stop_reasons)
+                        .bind(runs.previews)
+                        .bind(runs.started_ats)
+                        .bind(runs.finished_ats)
+                        .bind(events.places)
+                        .bind(events.seqs)
+                        .bind(events.types)
+                        .bind(events.data);
+                    if has_news {
+                        query = shown(query, &batch);
+                    }
+                    let (letters,) = query.fetch_one(connection).await?;
+                    Ok(letters)
+                })
+            })
+            .await?;
+        if letters.len() != size {
+            return Err(StoreError::Data("two batches have one number".to_owned()));
+        }
+        letters.chars().map(appended).collect()
+    }
+}
+
+type Letters<'q> = QueryAs<'q, sqlx::Postgres, (String,), PgArguments>;
+
+/// Binds what lists show, by columns.
+fn shown<'q>(query: Letters<'q>, batch: &'q [Append]) -> Letters<'q> {
+    fn column<'q, T>(batch: &'q [Append], of: impl Fn(&'q Shown) -> T) -> Vec<T> {
+        batch.iter().map(|append| of(&append.shown)).collect()
+    }
+    let turns = |shown: &Shown| shown.turn_count.map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+    query
+        .bind(column(batch, turns))
+        .bind(column(batch, |shown| shown.usage.as_deref()))
+        .bind(column(batch, |shown| shown.error.as_deref()))
+        .bind(column(batch, |shown| shown.elapsed))
+        .bind(column(batch, |shown| shown.metadata.as_deref()))
+}
+
+fn appended(letter: char) -> Result<Appended, StoreError> {
+    match letter {
+        'a' => Ok(Appended::All),
+        's' => Ok(Appended::StartsRefused),
+        'i' => Ok(Appended::InboxNews),
+        'n' => Ok(Appended::NotOwner),
+        other => Err(StoreError::Corrupt(unreadable(format!("the answer `{other}`")).to_string())),
+    }
+}
+
+/// A batch by columns, a row a run.
+#[derive(Default)]
+struct Runs<'a> {
+    ids: Vec<Uuid>,
+    first_seqs: Vec<i64>,
+    counts: Vec<i32>,
+    starts: Vec<Option<i32>>,
+    guards: Vec<Option<i64>>,
+    reads: Vec<Option<i64>>,
+    resets: Vec<bool>,
+    turns_at: Vec<Option<i64>>,
+    statuses: Vec<Option<&'static str>>,
+    stop_reasons: Vec<Option<&'a str>>,
+    previews: Vec<Option<&'a str>>,
+    started_ats: Vec<Option<i64>>,
+    finished_ats: Vec<Option<i64>>,
+}
+
+impl Runs<'_> {
+    fn of(batch: &[Append]) -> Runs<'_> {
+        let mut runs = Runs::default();
+        for append in batch {
+            let update = append.update.as_ref();
+            let (finished, started): (Option<_>, Option<_>) = match update {
+                Some(update) if update.status.is_terminal() => (Some(update.at_ms), None),
+                Some(update) => (None, Some(update.at_ms)),
+                None => (None, None),
+            };
+            runs.ids.push(append.run.0);
+            runs.first_seqs.push(first_seq(&append.events));
+            runs.counts.push(count(append.events.len()));
+            runs.starts.push(append.starts_at.map(count));
+            runs.guards.push(append.only_if_inbox_n);
+            runs.reads.push(append.inbox_read);
+            runs.resets.push(append.reset_crashes);
+            runs.turns_at.push(append.turn_started_at_ms);
+            runs.statuses.push(update.map(|update| update.status.name()));
+            runs.stop_reasons.push(update.and_then(|update| update.stop_reason.as_deref()));
+            runs.previews.push(update.and_then(|update| update.output_preview.as_deref()));
+            runs.started_ats.push(started);
+            runs.finished_ats.push(finished);
+        }
+        runs
+    }
+}
+
+/// Where dense events begin; of others, the place that leaves a gap, as a negative number.
+fn first_seq(events: &[StoredEvent]) -> i64 {
+    let Some(first) = events.first() else { return 0 };
+    let mut expected = first.seq;
+    for event in events {
+        if event.seq != expected {
+            return -place(event.seq);
+        }
+        expected = expected.next();
+    }
+    place(first.seq)
+}
+
+/// Events by columns; which of their runs each belongs to is told by its place, from 1.
+#[derive(Default)]
+pub(super) struct Events<'a> {
+    pub(super) places: Vec<i32>,
+    pub(super) seqs: Vec<i64>,
+    pub(super) types: Vec<i16>,
+    pub(super) data: Vec<&'a str>,
+}
+
+impl<'a> Events<'a> {
+    pub(super) fn of(runs: impl Iterator<Item = &'a [StoredEvent]>) -> Events<'a> {
+        let mut columns = Events::default();
+        for (events, of) in runs.zip(1..) {
+            for event in events {
+                columns.places.push(of);
+                columns.seqs.push(place(event.seq));
+                columns.types.push(i16::from(event.kind));
+                columns.data.push(&event.data);
+            }
+        }
+        columns
+    }
+}
+
+fn place(seq: Seq) -> i64 {
+    // No log is that long: it is refused as a gap.
+    i64::try_from(seq.0).unwrap_or(i64::MAX)
+}
+
+fn count(events: usize) -> i32 {
+    i32::try_from(events).expect("a batch is bounded far below")
+}

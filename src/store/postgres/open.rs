@@ -1,0 +1,219 @@
+//! Opening: where the database is, what it must be, and what to do where it isn't.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use sqlx::error::DatabaseError;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection, SqlSafeStr};
+use tokio::time::timeout;
+
+use super::clock::Clock;
+use super::edge::{Breaks, Edge};
+use super::notices::Ear;
+use super::{CLIENTS, DRIVERS, MAINTAIN, Postgres, READ, WRITE};
+
+/// The oldest PostgreSQL on which this store was tried: it has what we ask of it, and is the oldest
+/// that its makers keep.
+const VERSION_MIN: i32 = 140_000;
+
+/// How long opening waits for an answer.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a start waits for another one that is changing the schema.
+const SCHEMA_WAIT: &str = "set lock_timeout = '60s'";
+
+/// How a [`Postgres`] is opened.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "the addresses have passwords")]
+pub struct PostgresOptions {
+    /// Where the database is: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`.
+    pub url: String,
+    /// Where this node hears the others.
+    pub listen: Listen,
+    /// How long a node owns its runs from one heartbeat on.
+    pub lease: Duration,
+}
+
+/// Where a node hears the others.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "the address has a password")]
+pub enum Listen {
+    /// At the same address.
+    Same,
+    /// At another, because what stands at the first shares connections out by transaction.
+    At(String),
+    /// Nowhere: what others do is found by looking.
+    Off,
+}
+
+impl Postgres {
+    /// Opens the database, and brings its schema up to date.
+    pub(in crate::store) async fn open(options: PostgresOptions) -> anyhow::Result<Postgres> {
+        let PostgresOptions { url, listen, lease } = options;
+        let address = parse(&url, "DATABASE_URL")?;
+        let ear = match listen {
+            Listen::Same => Ear::at(&address),
+            Listen::At(url) => Ear::at(&parse(&url, "DATABASE_LISTEN_URL")?),
+            Listen::Off => Ear::off(),
+        };
+        let place = place(&address);
+        prepare(&address, &place).await?;
+        let breaks = Breaks::default();
+        let edge = |name: &'static str, connections, deadline| {
+            Edge::new(&address, name, connections, deadline, &breaks)
+        };
+        let store = Postgres {
+            place: Arc::from(place),
+            lease,
+            clock: Clock::new(),
+            appends: edge("append", 1, WRITE),
+            creates: edge("create", 1, WRITE),
+            claims: edge("claim", 1, WRITE),
+            // A beat that is later than that is not worth waiting for: the next may still be in time.
+            beats: edge("heartbeat", 1, (lease / 3).min(WRITE)),
+            notices: edge("notify", 1, READ),
+            drivers: edge("drivers", DRIVERS, WRITE),
+            clients: edge("clients", CLIENTS, READ),
+            upkeep: edge("upkeep", 1, MAINTAIN),
+            ear,
+        };
+        store.look_at_the_clock().await.context("can't read the database's clock")?;
+        Ok(store)
+    }
+
+    async fn look_at_the_clock(&self) -> anyhow::Result<()> {
+        let clock = self.clock.clone();
+        let looking = self.beats.run(move |connection| {
+            Box::pin(async move {
+                let now = "select floor(extract(epoch from clock_timestamp()) * 1000000)::bigint";
+                // Twice: the first finds out what the statement is.
+                for _ in 0..2 {
+                    let asked = Instant::now();
+                    let (database_us,) = sqlx::query_as(now).fetch_one(&mut *connection).await?;
+                    clock.learn(asked, database_us);
+                }
+                Ok(())
+            })
+        });
+        Ok(looking.await?)
+    }
+}
+
+/// Brings the schema up to date, and makes the first partitions.
+pub(in crate::store) async fn migrate(url: &str) -> anyhow::Result<()> {
+    let address = parse(url, "DATABASE_URL")?;
+    prepare(&address, &place(&address)).await
+}
+
+fn parse(url: &str, setting: &str) -> anyhow::Result<PgConnectOptions> {
+    let known = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    // The address itself is not told: it may have a password.
+    let form = || {
+        anyhow!(
+            "{setting} is no address of a PostgreSQL database: it reads \
+             postgres://USER:PASSWORD@HOST:PORT/DATABASE"
+        )
+    };
+    if !known {
+        return Err(form());
+    }
+    url.parse().map_err(|_error: sqlx::Error| form())
+}
+
+/// Host, port and database.
+fn place(address: &PgConnectOptions) -> String {
+    let database = address.get_database().unwrap_or(address.get_username());
+    match address.get_socket() {
+        Some(socket) => format!("{}/{database}", socket.display()),
+        None => format!("{}:{}/{database}", address.get_host(), address.get_port()),
+    }
+}
+
+async fn prepare(address: &PgConnectOptions, place: &str) -> anyhow::Result<()> {
+    let mut connection = match timeout(CONNECT, address.connect()).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return Err(unreachable_for(&error, address, place)),
+        Err(_late) => bail!(
+            "PostgreSQL at {place} does not answer within {CONNECT:?}: is it running there, and is \
+             nothing in between that drops what is sent?"
+        ),
+    };
+    let (version, name): (i32, String) = sqlx::query_as(
+        "select current_setting('server_version_num')::int, current_setting('server_version')",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .with_context(|| format!("can't ask {place} for its version"))?;
+    if version < VERSION_MIN {
+        bail!("{place} is PostgreSQL {name}: 14 is the oldest that will do");
+    }
+    let prepared = bring_up_to_date(&mut connection, place).await;
+    if let Err(error) = connection.close().await {
+        tracing::debug!(error = %error, "a connection could not be closed");
+    }
+    prepared
+}
+
+async fn bring_up_to_date(connection: &mut PgConnection, place: &str) -> anyhow::Result<()> {
+    sqlx::raw_sql(SCHEMA_WAIT).execute(&mut *connection).await?;
+    let migrations = migrations();
+    // What `run` does; but the compiler can't see that its future may go from thread to thread.
+    match migrations.run_direct(None, &mut *connection, false).await {
+        Ok(()) => {}
+        Err(MigrateError::VersionMissing(version)) => bail!(
+            "{place} was brought up to date by a newer release (schema {version}; this one knows \
+             {}): start that release, or use another database",
+            migrations.iter().map(|one| one.version).max().unwrap_or_default()
+        ),
+        Err(error) => {
+            return Err(error).with_context(|| {
+                format!(
+                    "can't bring the schema of {place} up to date: the user must be allowed to \
+                     create tables there"
+                )
+            });
+        }
+    }
+    sqlx::query("select make_days($1)")
+        .bind(super::DAYS_AHEAD)
+        .execute(connection)
+        .await
+        .with_context(|| format!("can't make partitions at {place}"))?;
+    Ok(())
+}
+
+fn migrations() -> Migrator {
+    let migration = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, "runs", include_str!("../../../migrations/postgres/0001_runs.sql")),
+        migration(2, "journal", include_str!("../../../migrations/postgres/0002_journal.sql")),
+        migration(3, "ownership", include_str!("../../../migrations/postgres/0003_ownership.sql")),
+        migration(4, "lists", include_str!("../../../migrations/postgres/0004_lists.sql")),
+    ])
+}
+
+/// Why there is no connection, and what to do.
+fn unreachable_for(error: &sqlx::Error, address: &PgConnectOptions, place: &str) -> anyhow::Error {
+    let user = address.get_username();
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    match code.as_deref() {
+        Some("28P01" | "28000") => anyhow!(
+            "PostgreSQL at {place} refuses the user `{user}` ({error}): look at the user and the \
+             password in DATABASE_URL"
+        ),
+        Some("3D000") => anyhow!(
+            "there is no such database at {place}: create it (`createdb`), or name another in \
+             DATABASE_URL"
+        ),
+        Some(_) => anyhow!("PostgreSQL at {place} takes no connection: {error}"),
+        None => anyhow!(
+            "can't reach PostgreSQL at {place} ({error}): is it running there, and is DATABASE_URL \
+             right?"
+        ),
+    }
+}

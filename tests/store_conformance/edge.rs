@@ -1,0 +1,189 @@
+//! The way to the database is disturbed: answers are lost, statements come late, connections go silent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use runledger::store::{Append, Appended, BatchNumber, Create, Created, Store, StoreError};
+use sqlx::Connection;
+
+use crate::bench::{Bench, Node, Place, intent, key, options, texts};
+use crate::proxy::Proxy;
+
+/// A store that reaches its database by a way that can be disturbed, and the same without.
+async fn disturbed() -> (Bench, Proxy, Node) {
+    let bench = Bench::postgres().await;
+    let Place::Url(url) = &bench.place else { panic!("it is PostgreSQL") };
+    let proxy = Proxy::to(url).await;
+    let store = Store::open_postgres(options(&proxy.url)).await.expect("it opens");
+    let (id, _) = store.register("disturbed").await.expect("it registers");
+    (bench, proxy, Node { store, id, number: BatchNumber::default() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_whose_answers_are_lost_are_committed_once() {
+    let (bench, proxy, mut node) = disturbed().await;
+    let run = node.born().await;
+    let (mut head, mut lost, mut were_committed) = (1, 0, 0);
+    while lost < 200 {
+        head += 1;
+        assert_eq!(node.append(vec![texts(run, head..=head)]).await, Ok(vec![Appended::All]));
+        let number = node.number.next();
+        let batch: Vec<Append> = vec![texts(run, head + 1..=head + 2)];
+        proxy.lose_next_answer();
+        let first = node.send(number, batch.clone()).await;
+        let is_lost = proxy.has_lost_it() && first.is_err();
+        lost += u64::from(is_lost);
+        were_committed += u64::from(is_lost && bench.row(run).await.last_seq.0 == head + 2);
+        if is_lost {
+            assert!(matches!(first, Err(StoreError::Unavailable(_))), "{first:?}");
+        }
+        assert_eq!(node.send(number, batch).await.expect("it is there"), [Appended::All]);
+        node.number = number;
+        head += 2;
+    }
+    println!("row=lost_answers faults_fired={lost} ops_ok={head} value={were_committed}");
+    assert!(were_committed > 150, "the control: sent on blindly they would be there twice");
+    assert!(bench.seqs(run).await.into_iter().eq(1..=head));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn creates_whose_answers_are_lost_are_one_run_each() {
+    let (bench, proxy, node) = disturbed().await;
+    let mut lost = 0;
+    for round in 0..60 {
+        let keys = if round % 2 == 0 { vec![key(&format!("{round}"))] } else { vec![] };
+        let create = Create { keys, owner: Some(node.id), ..intent("body") };
+        proxy.lose_next_answer();
+        let first = node.store.create(vec![create.clone()]).await;
+        lost += u64::from(proxy.has_lost_it() && first.is_err());
+        let again = node.store.create(vec![create.clone()]).await.expect("it is there");
+        assert_eq!(again, [Created::New]);
+        assert_eq!(bench.seqs(create.id).await, [1]);
+    }
+    let owned = bench.owned(node.id).await.len();
+    println!("row=lost_answers_of_creates faults_fired={lost} ops_ok={owned} value=0");
+    assert!(owned == 60 && lost >= 25, "{owned} {lost}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_that_come_after_their_deadline_change_nothing() {
+    let done = futures_util::future::join_all((0..8).map(late_append)).await.len();
+    println!("row=late_statements faults_fired={done} ops_ok={done} value=0");
+}
+
+async fn late_append(round: u64) {
+    let (bench, proxy, mut node) = disturbed().await;
+    let run = node.born().await;
+    assert_eq!(node.append(vec![texts(run, 2..=2)]).await, Ok(vec![Appended::All]));
+    proxy.hold();
+    let number = node.number.next();
+    let batch = Arc::new(vec![texts(run, 3..=4)]);
+    let late = node.store.append(node.id, number, Arc::clone(&batch)).await;
+    assert!(matches!(late, Err(StoreError::Unavailable(_))), "{late:?}");
+    assert_eq!(bench.seqs(run).await, [1, 2], "it is still on its way");
+    let mut last = 4;
+    // The control: where it is not sent again, the late one is the first, and is committed.
+    if round > 0 {
+        let again = node.store.append(node.id, number, batch).await;
+        assert_eq!(again.expect("it is committed"), [Appended::All]);
+    }
+    if matches!(round, 2 | 4 | 6) {
+        let next = Arc::new(vec![texts(run, 5..=5)]);
+        let next = node.store.append(node.id, number.next(), next).await;
+        assert_eq!(next.expect("it is committed"), [Appended::All]);
+        last = 5;
+    }
+    proxy.release();
+    nothing_is_under_way(&bench, i64::from(round > 0)).await;
+    assert!(bench.seqs(run).await.into_iter().eq(1..=last));
+}
+
+/// Waits until what was held has come through: the sessions of the disturbed store that were left
+/// behind have done what they were sent, and seen that nobody is there any more; so many are in use.
+async fn nothing_is_under_way(bench: &Bench, open: i64) {
+    let mut session = bench.session().await;
+    let deadline = Instant::now() + crate::bench::PATIENCE;
+    loop {
+        let appending: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+              where datname = current_database() and application_name = 'runledger append'",
+        )
+        .fetch_one(&mut session)
+        .await
+        .expect("it is counted");
+        if appending == open {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{appending} sessions are left");
+        tokio::task::yield_now().await;
+    }
+    session.close().await.expect("it is closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_goes_silent_costs_one_deadline() {
+    let (bench, proxy, node) = disturbed().await;
+    let (mut slowest, mut back) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..3 {
+        // Several connections, all of which are about to be silent.
+        let counts = futures_util::future::join_all((0..6).map(|_| node.store.counts())).await;
+        assert!(counts.iter().all(Result::is_ok), "{counts:?}");
+        proxy.hold();
+        let began = Instant::now();
+        let silent = node.store.counts().await;
+        slowest = slowest.max(began.elapsed());
+        assert!(matches!(silent, Err(StoreError::Unavailable(_))), "{silent:?}");
+        let began = Instant::now();
+        node.store.counts().await.expect("it has a new connection");
+        back = back.max(began.elapsed());
+    }
+    println!("row=silent_connection faults_fired=3 ops_ok=3 value={slowest:?} back={back:?}");
+    assert!(slowest < Duration::from_millis(3600), "{slowest:?}");
+    assert!(back < Duration::from_millis(1600), "{back:?}");
+    drop(bench);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_too_long_for_a_lock_is_told_and_the_next_goes_on() {
+    let bench = Bench::postgres().await;
+    let node = bench.node().await;
+    let run = node.born().await;
+    let mut session = bench.session().await;
+    let mut open = session.begin().await.expect("it begins");
+    sqlx::query("select from runs where id = $1 for update")
+        .bind(run.0)
+        .execute(&mut *open)
+        .await
+        .expect("it is held");
+    let began = Instant::now();
+    let note = runledger::store::InboxNote {
+        kind: "note",
+        dedupe_key: "a".to_owned(),
+        body: "{}".to_owned(),
+    };
+    let late = bench.store.leave(crate::bench::TENANT, run, note).await;
+    let Err(StoreError::Unavailable(told)) = late else { panic!("{late:?}") };
+    assert!(told.contains("statement timeout"), "the server's word comes first: {told}");
+    assert!(began.elapsed() < Duration::from_secs(4));
+    open.rollback().await.expect("it is let go");
+    assert_eq!(
+        bench.leave(run, "note", "a").await,
+        runledger::store::Left::Accepted(Some(node.id))
+    );
+    assert_eq!(bench.row(run).await.inbox_n, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_postgresql_can_not_keep_is_refused_as_data() {
+    let bench = Bench::postgres().await;
+    let mut node = bench.node().await;
+    let run = node.born().await;
+    let mut append = texts(run, 2..=2);
+    append.events[0].data = Arc::from("a\0b");
+    let refused = node.send(node.number.next(), vec![append]).await;
+    assert!(matches!(refused, Err(StoreError::Data(_))), "{refused:?}");
+    let spec = Create { spec: "\0".to_owned(), ..intent("") };
+    let refused = bench.store.create(vec![spec]).await;
+    assert!(matches!(refused, Err(StoreError::Data(_))), "{refused:?}");
+    assert_eq!(node.append(vec![texts(run, 2..=2)]).await, Ok(vec![Appended::All]));
+}

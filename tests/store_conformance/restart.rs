@@ -1,0 +1,113 @@
+//! PostgreSQL is stopped and started under load: what was acknowledged is there, and the store is back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use runledger::run::{RunId, Seq};
+use runledger::store::{Append, BatchNumber, Create, Created, Store, StoreError};
+
+use crate::bench::{event, intent, options, to};
+use crate::postgres_server::Cluster;
+
+/// Within so long of the server's start a store writes again.
+const BACK: Duration = Duration::from_secs(3);
+
+const RESTARTS: usize = 5;
+
+/// What one node has written and been told.
+struct Load {
+    store: Store,
+    node: runledger::store::NodeId,
+    number: BatchNumber,
+    /// Up to where each run was acknowledged.
+    acked: BTreeMap<RunId, u64>,
+    errors: u64,
+}
+
+impl Load {
+    /// Creates a run, and appends to all there are; each is sent again until it is acknowledged, which
+    /// is the store's contract, or until the deadline.
+    async fn step(&mut self, deadline: Instant) -> Result<(), StoreError> {
+        let create = Create { owner: Some(self.node), ..intent("restart") };
+        let store = self.store.clone();
+        let created = self.again(deadline, || store.create(vec![create.clone()])).await?;
+        assert_eq!(created, [Created::New]);
+        self.acked.insert(create.id, 1);
+        let runs: Vec<(RunId, u64)> =
+            self.acked.iter().rev().take(8).map(|(r, s)| (*r, *s)).collect();
+        let batch: Vec<Append> = runs
+            .iter()
+            .map(|(run, last)| Append { events: vec![event(last + 1, "text")], ..to(*run) })
+            .collect();
+        self.number = self.number.next();
+        let (node, number, batch) = (self.node, self.number, Arc::new(batch));
+        let store = self.store.clone();
+        self.again(deadline, || store.append(node, number, Arc::clone(&batch))).await?;
+        for (run, last) in runs {
+            self.acked.insert(run, last + 1);
+        }
+        Ok(())
+    }
+
+    async fn again<T, F>(&mut self, deadline: Instant, ask: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        loop {
+            match ask().await {
+                Err(StoreError::Unavailable(_)) if Instant::now() < deadline => {
+                    self.errors += 1;
+                    tokio::task::yield_now().await;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_by_restarts_of_the_database() {
+    let mut cluster = Cluster::start();
+    let store = Store::open_postgres(options(&cluster.url())).await.expect("it opens");
+    let (node, _) = store.register("restart").await.expect("it registers");
+    let number = BatchNumber::default();
+    let mut load = Load { store, node, number, acked: BTreeMap::new(), errors: 0 };
+    let (mut slowest, mut hit) = (Duration::ZERO, 0);
+    for _ in 0..RESTARTS {
+        for _ in 0..20 {
+            load.step(Instant::now()).await.expect("the database is there");
+        }
+        let before = load.errors;
+        let writing = tokio::spawn(async move {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while load.errors == before {
+                load.step(deadline).await.expect("it comes back");
+            }
+            (load, Instant::now())
+        });
+        let stopped = tokio::task::spawn_blocking(move || {
+            cluster.stop();
+            cluster.go_on();
+            (cluster, Instant::now())
+        });
+        let started;
+        (cluster, started) = stopped.await.expect("it is started again");
+        let back;
+        (load, back) = writing.await.expect("it writes again");
+        slowest = slowest.max(back.saturating_duration_since(started));
+        hit += u64::from(load.errors > before);
+    }
+    let mut lost = 0;
+    for (run, seq) in &load.acked {
+        let log = load.store.events(*run, Seq(0), 100_000).await.expect("the log is read");
+        lost += u64::from(!log.iter().map(|event| event.seq.0).eq(1..=*seq));
+    }
+    let acks = load.acked.values().sum::<u64>();
+    println!(
+        "row=database_restarts faults_fired={hit} ops_ok={acks} value={lost} back={slowest:?}"
+    );
+    assert!(hit == RESTARTS as u64 && acks >= 500, "too little to prove anything");
+    assert_eq!(lost, 0);
+    assert!(slowest < BACK, "{slowest:?}");
+}
