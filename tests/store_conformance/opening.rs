@@ -147,3 +147,28 @@ async fn the_time_is_the_databases() {
     }
     assert!(bench.store.clock_skew_ms().abs() < 1000, "it is the same machine's");
 }
+
+#[tokio::test]
+async fn a_database_that_is_not_ours_is_left_as_it_is() {
+    let url = Database::new().await.url;
+    let role = "create_nothing";
+    execute(&url, "drop role if exists create_nothing; create role create_nothing login").await;
+    let told = refusal(options(&url.replace("postgres@", &format!("{role}@")))).await;
+    assert!(told.contains("must be allowed to create tables there"), "{told}");
+    execute(&url, "create table events (theirs text)").await;
+    let told = refusal(options(&url)).await;
+    assert!(told.contains("use another database"), "{told}");
+    let mut session = PgConnection::connect(&url).await.expect("it connects");
+    let tables: i64 = sqlx::query_scalar(
+        "select count(*) from pg_tables where schemaname = 'public' and tablename <> '_sqlx_migrations'",
+    )
+    .fetch_one(&mut session)
+    .await
+    .expect("it counts");
+    assert_eq!(tables, 1, "nothing is half made");
+    execute(&url, "drop table events").await;
+    Store::migrate_postgres(&url).await.expect("now it is made");
+    execute(&url, "update _sqlx_migrations set checksum = 'x' where version = 2").await;
+    let told = refusal(options(&url)).await;
+    assert!(told.contains("a build that was never released"), "{told}");
+}
