@@ -15,6 +15,8 @@ begin
     insert into node_batches (node_id, n, answers) values (node, 0, '');
     -- Runs stand in the queue by the time of their creation. Where the clock has been put back
     -- since, that is still to come, and they would wait for it.
+    -- In one order, as all who lock several rows: runs and queue rows by the run's id.
+    perform from queue where run_at > now_ms() and reason <> 'timer' order by run_id for update;
     update queue set run_at = now_ms() where run_at > now_ms() and reason <> 'timer';
     select count(*) into handed_over from queue where reason = 'drain';
 end
@@ -26,6 +28,8 @@ language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = of
 declare
     queued bigint;
 begin
+    -- In one order, as all who lock several.
+    perform from runs where node_id = of_node order by id for no key update;
     with released as (
         update runs set node_id = null
          where node_id = of_node
@@ -77,6 +81,7 @@ begin
     end if;
     -- Waits for what that node has under way.
     update nodes set dead_at = now_ms() where node_id = dead and dead_at is null;
+    perform from runs where node_id = dead order by id for no key update;
     -- Runs that were never started cannot have killed anybody. Where a suspect was owned, it did it,
     -- and nobody else.
     update runs set crashes = crashes + 1

@@ -208,12 +208,11 @@ async fn change(
              {}): start that release, or use another database",
             migrations.iter().map(|one| one.version).max().unwrap_or_default()
         ),
-        Err(error) => Err(error).with_context(|| {
-            format!(
-                "can't bring the schema of {place} up to date: let a user do it who may create \
-                 tables there, with `runledger migrate`"
-            )
-        }),
+        Err(MigrateError::VersionMismatch(version)) => bail!(
+            "{place} was made by a build that was never released (its schema {version} is another): \
+             use another database"
+        ),
+        Err(error) => Err(unchanged_for(error, place)),
     }
 }
 
@@ -248,4 +247,21 @@ fn unreachable_for(error: &sqlx::Error, address: &PgConnectOptions, place: &str)
              right?"
         ),
     }
+}
+
+/// Why the schema could not be changed, and what to do.
+fn unchanged_for(error: MigrateError, place: &str) -> anyhow::Error {
+    let code = match &error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            error.as_database_error().and_then(DatabaseError::code)
+        }
+        _of_the_migrations => None,
+    };
+    let advice = match code.as_deref() {
+        Some("42501") => ": let one who may create tables there do it, with `runledger migrate`",
+        Some("55P03") => ": another start has been at it for too long",
+        Some("42P07" | "42723") => ": there is something else of these names; use another database",
+        Some(_) | None => "",
+    };
+    anyhow!("can't bring the schema of {place} up to date ({error}){advice}")
 }
