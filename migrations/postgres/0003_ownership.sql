@@ -22,7 +22,7 @@ $$;
 
 -- Queues all runs of a node whose fence is dead.
 create function release_runs(of_node bigint, why text) returns bigint
-language plpgsql set plan_cache_mode = force_custom_plan as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
 declare
     queued bigint;
 begin
@@ -62,7 +62,7 @@ $$;
 -- null where there is none. In several steps: one statement would look with eyes from before its
 -- wait, and miss the runs that the dead node's last commit has made or claimed.
 create function rescue_node(me bigint) returns bigint
-language plpgsql set plan_cache_mode = force_custom_plan as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
 declare
     dead bigint;
 begin
@@ -99,7 +99,7 @@ create function claim_runs(
     out reasons text[],
     out is_more boolean
 )
-language plpgsql set plan_cache_mode = force_custom_plan as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
 declare
     now constant bigint := now_ms();
     of_kind text;
@@ -194,7 +194,8 @@ language sql volatile as $$
            set node_id = null,
                crashes = crashes + is_crashed::integer,
                reason = case when is_crashed then 'crash' else reason end
-         where id = of_run and node_id = me
+         -- Not `=`: an index by owner would go through all runs of the node.
+         where id = of_run and node_id is not distinct from me
         returning id, tenant, status, reason, created_at, crashes, inbox_n > inbox_read as has_news
     )
     insert into queue (run_id, kind, reason, tenant, priority, run_at, crashes)
