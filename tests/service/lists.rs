@@ -202,6 +202,9 @@ async fn what_is_no_filter_is_refused_by_name() {
         ("created_before=2026-11-22", "created_before", "2026-11-22T10:00:00Z"),
         ("parent_run_id=nobody&created_before=", "created_before", "2026-11-22T10:00:00Z"),
         ("agent=a&agent=b", "agent", "only once"),
+        ("agent=a%00b", "agent", "NUL"),
+        ("run_id=a&run_id=%00", "run_id", "NUL"),
+        ("metadata=a:%00", "metadata", "NUL"),
         (&many("run_id", 201), "run_id", "at most 200 times"),
         (&many("stop_reason", 33), "stop_reason", "at most 32 times"),
     ] {
