@@ -50,6 +50,8 @@ $$;
 create function hand_over(me bigint) returns bigint
 language plpgsql as $$
 begin
+    -- First, as a rescuer does, or each would wait for the other.
+    perform from node_leases where node_id = me for update;
     -- Waits for what this node has under way; the next step sees it.
     update nodes set dead_at = now_ms() where node_id = me and dead_at is null;
     return release_runs(me, 'drain');

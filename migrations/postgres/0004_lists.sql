@@ -93,8 +93,10 @@ language sql volatile as $$
 $$;
 
 -- What lists show of runs, in the same transaction as the appends that say it. `letters` is what
--- became of the appends, a letter a run.
+-- became of the appends, a letter a run. A batch that is sent again says it again: not of runs that
+-- are another's by now.
 create function show_runs(
+    me bigint,
     letters text,
     run_ids uuid[],
     turn_counts integer[],
@@ -122,6 +124,7 @@ begin
       from unnest(run_ids, turn_counts, usages, errors, elapseds, metadatas) with ordinality
            as asked (id, turn_count, usage, error, elapsed, metadata, place)
      where runs.id = any (run_ids) and runs.id = asked.id
+       and (runs.node_id = me or runs.finished_at is not null)
        and substr(letters, asked.place::integer, 1) in ('a', 's')
        and (asked.turn_count is not null or asked.usage is not null or asked.error is not null
             or asked.elapsed is not null or asked.metadata is not null);
@@ -303,7 +306,7 @@ language plpgsql as $$
 declare
     run record;
 begin
-    select node_id, inbox_n, finished_at into run
+    select node_id, inbox_n, finished_at, crashes into run
       from runs
      where id = of_run and tenant = of_tenant
        for no key update;
@@ -332,8 +335,8 @@ begin
      where id = of_run;
     -- A run without an owner is queued for its inbox; one that waits already waits no longer.
     if owner is null then
-        insert into queue (run_id, kind, reason, tenant, priority, run_at)
-        values (of_run, 'inbox', 'inbox', of_tenant, 0, now_ms())
+        insert into queue (run_id, kind, reason, tenant, priority, run_at, crashes)
+        values (of_run, 'inbox', 'inbox', of_tenant, 0, now_ms(), run.crashes)
         on conflict (run_id) do update set kind = 'inbox',
                                            run_at = least(queue.run_at, excluded.run_at);
     end if;

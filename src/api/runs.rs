@@ -281,8 +281,9 @@ pub(super) async fn waited(
     };
     drop(watch);
     let state = wire::fold(&api.store.log_for_fold(row.id).await?)?;
-    // The log decides; what only the row knows is never older than it.
-    let row = if row.last_seq < state.last_seq { load(api, row.id).await? } else { row };
+    // The log decides, and what only the row knows is never older than it; where the log is shorter,
+    // the run was erased meanwhile.
+    let row = if row.last_seq == state.last_seq { row } else { load(api, row.id).await? };
     let spec = spec_of(&row)?;
     let position = match state.status.is_terminal() {
         true => None,

@@ -346,7 +346,9 @@ pub fn preview(text: &str) -> String {
             break;
         }
     }
-    out.chars().take(limits::PREVIEW_CHARS).collect()
+    // PostgreSQL takes no NUL in a text.
+    let shown = out.chars().map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c });
+    shown.take(limits::PREVIEW_CHARS).collect()
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ fn start(folder: &Path, port: u16) -> Child {
         postgres=$1 folder=$2 port=$3; shift 3
         exec 3<&0
         "$@" "$postgres" -D "$folder/data" -k "$folder" -p "$port" \
-            -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=300 \
+            -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=1000 \
             -c shared_buffers=64MB -c log_min_messages=fatal >>"$folder/log" 2>&1 </dev/null 3<&- &
         server=$!
         ( while read -r _; do :; done; kill -QUIT $server 2>/dev/null; rm -rf "$folder" ) <&3 &

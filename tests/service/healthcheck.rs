@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
+use crate::postgres::Cluster;
 use crate::service::{Service, Setup, binary};
 use crate::waiting::within;
 
@@ -121,6 +122,23 @@ async fn a_node_that_may_not_take_work_lives_all_the_same() {
     let (said, _asked) =
         tokio::join!(check(folder.path(), &ready[1..], &[]), answers(&listener, elsewhere));
     said.is_not_well(&format!("{url} is not alive: the server answers with status 302"));
+}
+
+/// No restart of a container brings its database back.
+#[tokio::test]
+async fn a_node_whose_database_is_away_lives_and_is_not_ready() {
+    let mut cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    let setup = Setup::default().env("DATABASE_URL", cluster.url());
+    let service = Service::in_folder(tempfile::tempdir().unwrap().into(), setup).await;
+    let (folder, url) = (service.folder(), service.client.url.clone());
+    let ready = ["--ready", "--url", url.as_str()];
+    check(&folder, &ready, &[]).await.is_well(&format!("{url} is ready"));
+    cluster.stop();
+    check(&folder, &ready, &[]).await.is_not_well(&format!("{url} is not ready: "));
+    check(&folder, &ready[1..], &[]).await.is_well(&format!("{url} is alive"));
+    cluster.go_on();
+    service.ready().await;
+    check(&folder, &ready, &[]).await.is_well(&format!("{url} is ready"));
 }
 
 #[tokio::test]

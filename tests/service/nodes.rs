@@ -1,6 +1,7 @@
 //! Several nodes on one PostgreSQL, each a real process: one dies, freezes, leaves or is asked for what
 //! another does, and every run goes on.
 
+mod api;
 mod cancel;
 mod deploys;
 mod faults;

@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::client::Client;
+use crate::postgres::Database;
 use crate::stub::Stub;
 use crate::waiting::{until, within};
 
@@ -72,6 +73,17 @@ pub fn command(data: &Path) -> Command {
     command
 }
 
+/// The database that goes with a data folder, where `RUNLEDGER_TEST_STORE=postgres` asks for the tests
+/// of one service to be tried on PostgreSQL.
+async fn database_of(data: &Path) -> Option<String> {
+    std::env::var("RUNLEDGER_TEST_STORE").ok().filter(|store| store == "postgres")?;
+    let note = data.join("database_url");
+    if !note.exists() {
+        std::fs::write(&note, Database::new().await.url).unwrap();
+    }
+    std::fs::read_to_string(&note).ok()
+}
+
 impl Service {
     /// A service whose provider `openai` is the stub.
     pub async fn start(stub: &Stub) -> Service {
@@ -93,6 +105,9 @@ impl Service {
         command.args(&setup.args).stdout(Stdio::piped());
         if let Some(log) = &setup.log {
             command.stderr(std::fs::File::create(log).unwrap());
+        }
+        if let Some(url) = database_of(data.path()).await {
+            command.env("DATABASE_URL", url).env("RUNLEDGER_LEASE", "5");
         }
         for (name, value) in &setup.env {
             command.env(name, value);

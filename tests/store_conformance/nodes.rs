@@ -295,3 +295,35 @@ async fn runs_whose_claims_answer_was_lost_show_in_the_heartbeat() {
     }
     assert_eq!(node.claim_runs(9).await, []);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clean_stop_and_a_rescue_of_the_same_node_do_not_wait_for_each_other() {
+    let bench = Bench::postgres().await;
+    let node = bench.node().await;
+    let (mut late, mut in_time) = (bench.node().await, bench.node().await);
+    let (rescued, handed_over) = (late.started().await, in_time.started().await);
+    let (mut session, mut watch) = (bench.session().await, bench.session().await);
+    // The rescue comes first.
+    bench.end_lease(late.id).await;
+    let mut open = session.begin().await.expect("it begins");
+    let rescue = sqlx::query("select rescue_node($1)").bind(node.id.0);
+    rescue.execute(&mut *open).await.expect("it takes over");
+    let stop = bench.store.hand_over(late.id);
+    let end = async {
+        waiting(&mut watch, 1).await;
+        open.commit().await.expect("it ends");
+    };
+    let (stopped, ()) = tokio::join!(stop, end);
+    assert_eq!(stopped.ok(), Some(0), "nothing is left to hand over");
+    // The clean stop comes first.
+    bench.end_lease(in_time.id).await;
+    let mut open = session.begin().await.expect("it begins");
+    let stop = sqlx::query("select hand_over($1)").bind(in_time.id.0);
+    stop.execute(&mut *open).await.expect("it stops");
+    assert_eq!(bench.rescue(&node).await, 0, "there is nobody to rescue");
+    open.commit().await.expect("it ends");
+    assert_eq!(bench.rescue(&node).await, 0);
+    let crashes = (bench.row(rescued).await.crashes, bench.row(handed_over).await.crashes);
+    assert_eq!(crashes, (1, 0));
+    assert_eq!(node.claim_runs(9).await.len(), 2);
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use runledger::run::{RunId, Seq};
-use runledger::store::{Append, Create, LetGo, NodeId, TypeFilter};
+use runledger::store::{Append, Create, Filter, LetGo, NodeId, TypeFilter};
 use sqlx::postgres::PgConnection;
 
 use crate::bench::{Bench, PATIENCE, TENANT, intent, key, texts};
@@ -67,9 +67,13 @@ async fn by_id(bench: &Bench, node: NodeId, times: &mut Times) -> Vec<RunId> {
         })
         .collect();
     let runs: Vec<RunId> = creates.iter().take(40).map(|create| create.id).collect();
-    let began = Instant::now();
     bench.store.create(creates).await.expect("they are created");
-    times.note("create 50 runs", began);
+    for _ in 0..10 {
+        let more = (0..50).map(|_| Create { keys: vec![key(&intent("").public_id)], ..intent("") });
+        let began = Instant::now();
+        bench.store.create(more.collect()).await.expect("they are created");
+        times.note("create 50 runs", began);
+    }
     for number in 1..=20 {
         let head = 2 * number;
         let batch: Vec<Append> = runs.iter().map(|run| texts(*run, head..=head + 1)).collect();
@@ -96,7 +100,7 @@ async fn by_id(bench: &Bench, node: NodeId, times: &mut Times) -> Vec<RunId> {
     runs
 }
 
-async fn by_owner(bench: &Bench, node: NodeId, runs: &[RunId], times: &mut Times) {
+async fn by_owner_and_in_lists(bench: &Bench, node: NodeId, runs: &[RunId], times: &mut Times) {
     for run in &runs[..20] {
         let began = Instant::now();
         bench.store.requeue(node, *run, LetGo::ForSlot).await.expect("it is let go");
@@ -109,6 +113,13 @@ async fn by_owner(bench: &Bench, node: NodeId, runs: &[RunId], times: &mut Times
         let began = Instant::now();
         bench.owned(node).await;
         times.note("heartbeat", began);
+    }
+    for _ in 0..10 {
+        let below = runs.first().copied();
+        let began = Instant::now();
+        let newest = Filter { below, ..Filter::default() };
+        bench.store.list(TENANT, &newest, 50).await.expect("they are listed");
+        times.note("list 50 runs", began);
     }
     bench.store.counts().await.expect("they are counted");
     bench.successor().await;
@@ -147,7 +158,7 @@ async fn nothing_reads_more_than_it_needs_of_100_000_runs() {
     }
 
     let before = reads(&mut session).await;
-    by_owner(&bench, node, &runs, &mut times).await;
+    by_owner_and_in_lists(&bench, node, &runs, &mut times).await;
     let since = read_since(&mut bench, &mut session, &before).await;
     let whole: i64 = since.values().map(|(whole, _)| whole).sum();
     assert_eq!(whole, 0, "{since:?}");

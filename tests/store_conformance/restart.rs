@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use runledger::run::{RunId, Seq};
 use runledger::store::{Append, BatchNumber, Create, Created, Store, StoreError};
 
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
+
 use crate::bench::{event, intent, options, to};
-use crate::postgres_server::Cluster;
+use crate::postgres_server::{Cluster, Database};
 
 /// Within so long of the server's start a store writes again.
 const BACK: Duration = Duration::from_secs(3);
@@ -66,6 +69,52 @@ impl Load {
     }
 }
 
+/// How many runs have not all of what was acknowledged, or have more.
+async fn wrong(load: &Load) -> u64 {
+    let mut wrong = 0;
+    for (run, seq) in &load.acked {
+        let log = load.store.events(*run, Seq(0), 100_000).await.expect("the log is read");
+        wrong += u64::from(!log.iter().map(|event| event.seq.0).eq(1..=*seq));
+    }
+    wrong
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_sessions_are_killed() {
+    let url = Database::new().await.url;
+    let store = Store::open_postgres(options(&url)).await.expect("it opens");
+    let (node, _) = store.register("killed").await.expect("it registers");
+    let number = BatchNumber::default();
+    let mut load = Load { store, node, number, acked: BTreeMap::new(), errors: 0 };
+    let mut killer = PgConnection::connect(&url).await.expect("it connects");
+    let (mut killed, mut slowest) = (0, Duration::ZERO);
+    for _ in 0..60 {
+        let began = Instant::now();
+        let kill = sqlx::query_scalar::<_, i64>(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity
+              where datname = current_database() and application_name like 'runledger %'",
+        )
+        .fetch_one(&mut killer);
+        let deadline = began + BACK;
+        let steps = async {
+            for _ in 0..3 {
+                load.step(deadline).await.expect("it comes back");
+            }
+        };
+        let (kills, ()) = tokio::join!(kill, steps);
+        killed += kills.expect("they are killed");
+        slowest = slowest.max(began.elapsed());
+    }
+    let (wrong, acks) = (wrong(&load).await, load.acked.values().sum::<u64>());
+    println!(
+        "row=killed_sessions faults_fired={killed} ops_ok={acks} value={wrong} back={slowest:?} \
+         errors={}",
+        load.errors
+    );
+    assert!(killed >= 60 && load.errors >= 20 && acks >= 500, "too little to prove anything");
+    assert_eq!(wrong, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_by_restarts_of_the_database() {
     let mut cluster = Cluster::start();
@@ -98,11 +147,7 @@ async fn nothing_acknowledged_is_lost_by_restarts_of_the_database() {
         slowest = slowest.max(back.saturating_duration_since(started));
         hit += u64::from(load.errors > before);
     }
-    let mut lost = 0;
-    for (run, seq) in &load.acked {
-        let log = load.store.events(*run, Seq(0), 100_000).await.expect("the log is read");
-        lost += u64::from(!log.iter().map(|event| event.seq.0).eq(1..=*seq));
-    }
+    let lost = wrong(&load).await;
     let acks = load.acked.values().sum::<u64>();
     println!(
         "row=database_restarts faults_fired={hit} ops_ok={acks} value={lost} back={slowest:?}"

@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use runledger::run::{RunId, Status};
-use runledger::store::{Append, Appended, Create, Created, Left, LetGo, NodeId, StoreError};
+use runledger::store::{
+    Append, Appended, Create, Created, Filter, Left, LetGo, NodeId, Shown, StoreError,
+};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
+use uuid::Uuid;
 
-use crate::bench::{Bench, PATIENCE, ending, event, intent, key, texts, to, update};
+use crate::bench::{Bench, PATIENCE, TENANT, ending, event, intent, key, texts, to, update};
 
 /// Waits until so many sessions wait for another's lock.
 pub(crate) async fn waiting(watch: &mut PgConnection, sessions: i64) {
@@ -336,4 +339,53 @@ async fn of_two_nodes_with_the_same_keys_in_any_order_none_fails() {
         }
     }
     assert_eq!((new, existing), (320, 320));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_is_sent_again_says_nothing_of_runs_that_are_anothers_by_now() {
+    let bench = Bench::postgres().await;
+    let (old, mut new) = (bench.node().await, bench.node().await);
+    let run = old.born().await;
+    let turns = |seq, count| Append {
+        shown: Shown { turn_count: Some(count), ..Shown::default() },
+        ..texts(run, seq..=seq)
+    };
+    let number = old.number.next();
+    assert_eq!(old.send(number, vec![turns(2, 1)]).await.ok(), Some(vec![Appended::All]));
+    bench.store.requeue(old.id, run, LetGo::Crashed).await.expect("it is let go");
+    assert_eq!(new.claim_runs(1).await, [run]);
+    assert_eq!(new.append(vec![turns(3, 2)]).await, Ok(vec![Appended::All]));
+    assert_eq!(old.send(number, vec![turns(2, 1)]).await.ok(), Some(vec![Appended::All]));
+    let listed = bench.store.list(TENANT, &Filter::default(), 1).await.expect("it is listed");
+    assert_eq!(listed[0].turn_count, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_note_wakes_a_run_that_waits_in_no_queue_and_it_is_as_suspect_as_before() {
+    let bench = Bench::postgres().await;
+    let node = bench.node().await;
+    let (run, other) = (node.born().await, node.born().await);
+    for _ in 0..2 {
+        for run in [run, other] {
+            bench.store.requeue(node.id, run, LetGo::Crashed).await.expect("it is let go");
+        }
+        // What waits for an answer is in no queue: that comes with the first that does.
+        sqlx::raw_sql("delete from queue")
+            .execute(&mut bench.session().await)
+            .await
+            .expect("they wait for something else");
+        for run in [run, other] {
+            assert_eq!(
+                bench.leave(run, "answer", &Uuid::now_v7().to_string()).await,
+                Left::Accepted(None)
+            );
+        }
+        let claimed = node.claim_runs(0).await;
+        if claimed.len() == 2 {
+            continue;
+        }
+        assert_eq!(claimed, [run], "of two suspects one");
+        return;
+    }
+    panic!("both suspects were claimed");
 }

@@ -483,6 +483,7 @@ fn a_tool_choice_names_a_tool_of_the_agent() {
 #[test]
 fn a_preview_is_160_characters_with_single_spaces() {
     assert_eq!(preview(" a\n\n b\t"), "a b");
+    assert_eq!(preview("a\0b"), "a\u{fffd}b");
     let long = preview(&"ß ".repeat(1000));
     assert_eq!(long.chars().count(), limits::PREVIEW_CHARS);
 }

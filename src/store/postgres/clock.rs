@@ -52,3 +52,34 @@ impl Clock {
 fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).expect("no process runs that long")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_US: i64 = 3_600_000_000;
+
+    #[test]
+    fn time_goes_on_between_answers_and_never_ahead_of_them() {
+        let clock = Clock::new();
+        clock.learn(Instant::now(), HOUR_US);
+        let first = clock.now_ms();
+        assert!((3_600_000..3_700_000).contains(&first), "{first}");
+        // An answer that was long on its way says less than is known.
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(50)).expect("it was up");
+        clock.learn(long_ago, HOUR_US - 40_000_000);
+        assert!(clock.now_ms() >= first, "it is no reason to go back");
+    }
+
+    #[test]
+    fn a_database_whose_clock_was_put_back_is_followed() {
+        let clock = Clock::new();
+        clock.learn(Instant::now(), 3 * HOUR_US);
+        clock.learn(Instant::now(), HOUR_US);
+        let now = clock.now_ms();
+        assert!((3_600_000..3_700_000).contains(&now), "{now}");
+        clock.learn(Instant::now(), 2 * HOUR_US);
+        assert!(clock.now_ms() >= 7_200_000);
+        assert!(clock.skew_ms() > 0, "it is later than 1970 here");
+    }
+}

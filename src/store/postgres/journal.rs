@@ -16,7 +16,7 @@ const APPEND: &str =
 
 /// The same where lists show something new. Sent again it shows the same again.
 const APPEND_AND_SHOW: &str =
-    "select show_runs(append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+    "select show_runs($1, append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                                    $15, $16, $17, $18, $19),
                       $3, $20, $21, $22, $23, $24)";
 

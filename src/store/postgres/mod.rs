@@ -50,7 +50,8 @@ const DRIVERS: u32 = 4;
 /// For how many days ahead there are partitions.
 const DAYS_AHEAD: i32 = 7;
 
-/// The store of several nodes.
+/// The store of several nodes. At most 17 connections each: ten for clients and drivers, and seven that
+/// nobody else's work may hold up (two lanes, claims, heartbeats, notices, the listener, upkeep).
 #[derive(Clone, Debug)]
 pub struct Postgres {
     /// Host, port and database, without the password.

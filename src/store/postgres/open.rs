@@ -22,6 +22,9 @@ const VERSION_MIN: i32 = 140_000;
 /// How long opening waits for an answer.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// Within less, no connection can be made anew on a busy machine.
+const BEAT_MIN: Duration = Duration::from_millis(250);
+
 /// How long a start waits for another one that is changing the schema.
 const SCHEMA_WAIT: &str = "set lock_timeout = '60s'";
 
@@ -73,7 +76,7 @@ impl Postgres {
             creates: edge("create", 1, WRITE),
             claims: edge("claim", 1, WRITE),
             // A beat that is later than that is not worth waiting for: the next may still be in time.
-            beats: edge("heartbeat", 1, (lease / 3).min(WRITE)),
+            beats: edge("heartbeat", 1, (lease / 3).clamp(BEAT_MIN, WRITE)),
             notices: edge("notify", 1, READ),
             drivers: edge("drivers", DRIVERS, WRITE),
             clients: edge("clients", CLIENTS, READ),
