@@ -70,6 +70,12 @@ def before_call(context, case, kwargs):
     meta = case.meta
     if meta is None or not meta.generation.mode.is_positive or not isinstance(case.body, dict):
         return
+    query = case.query or {}
+    if case.method.upper() == "POST" and case.path == "/runs":
+        # Which parameters are taken depends on what is accepted.
+        if any(name in query for name in ("after", "types", "named")):
+            query.pop("wait", None)
+            case.headers["Accept"] = "text/event-stream"
     bodies = [case.body, case.body.get("defaults"), *(case.body.get("runs") or [])]
     for body in bodies:
         agent = body.get("agent") if isinstance(body, dict) else None
