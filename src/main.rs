@@ -155,6 +155,21 @@ fn healthcheck(flags: &HealthcheckFlags) -> ExitCode {
     }
 }
 
+fn openapi(flags: &OpenapiFlags) -> ExitCode {
+    let form = match (flags.older, flags.json) {
+        (true, _) => app::OpenapiForm::OlderJson,
+        (false, true) => app::OpenapiForm::Json,
+        (false, false) => app::OpenapiForm::Yaml,
+    };
+    match std::io::stdout().write_all(app::openapi(form).as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Says why the process ends.
 fn say(words: &dyn std::fmt::Display) {
     // Nobody reads it: the exit code says enough.
