@@ -1,7 +1,7 @@
 # The recipes of the project. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain run fmt lint test
+.PHONY: help setup toolchain run fmt lint test openapi generators schemathesis clients
 
 # Programs, and the Debian packages that have them: to build and try the service, and to test it
 # (four run the examples and play a terminal; PostgreSQL's server stands outside of the path).
@@ -16,7 +16,7 @@ install = @packages=$$(for tool in $(1); do \
 	  apt-get install -y -qq --no-install-recommends $$packages libc6-dev ca-certificates >/dev/null; }
 
 help: ## list the recipes
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: toolchain ## install what a fresh Debian machine with a Rust toolchain lacks
 	$(call install,$(TEST_TOOLS))
@@ -38,3 +38,18 @@ lint: setup ## formatting and clippy, warnings are errors
 
 test: lint ## everything that must hold before a change lands
 	cargo test --locked
+
+openapi: toolchain ## write openapi.yaml anew, after a change of the API
+	cargo run --quiet --locked -- openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml
+
+# These two need PyPI and npm, and so are no part of `test`.
+generators: toolchain
+	$(call install,python3:python3 node:nodejs npm:npm)
+	@python3 -c 'import ensurepip' 2>/dev/null || \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null
+
+schemathesis: generators ## send to a real service what nobody thinks of, out of openapi.yaml
+	tests/schemathesis/run.sh
+
+clients: generators ## generate clients in three languages, and run them
+	tests/clients/run.sh

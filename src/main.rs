@@ -136,6 +136,21 @@ fn run(flags: RunFlags) -> ExitCode {
     }
 }
 
+fn openapi(flags: &OpenapiFlags) -> ExitCode {
+    let form = match (flags.older, flags.json) {
+        (true, _) => app::OpenapiForm::OlderJson,
+        (false, true) => app::OpenapiForm::Json,
+        (false, false) => app::OpenapiForm::Yaml,
+    };
+    match std::io::stdout().write_all(app::openapi(form).as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Well or not, one line says it; what a container's engine keeps of a check is a few kilobytes.
 fn healthcheck(flags: &HealthcheckFlags) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -150,21 +165,6 @@ fn healthcheck(flags: &HealthcheckFlags) -> ExitCode {
         }
         Err(error) => {
             say(&format_args!("{error:#}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn openapi(flags: &OpenapiFlags) -> ExitCode {
-    let form = match (flags.older, flags.json) {
-        (true, _) => app::OpenapiForm::OlderJson,
-        (false, true) => app::OpenapiForm::Json,
-        (false, false) => app::OpenapiForm::Yaml,
-    };
-    match std::io::stdout().write_all(app::openapi(form).as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&error);
             ExitCode::FAILURE
         }
     }

@@ -24,7 +24,7 @@ use crate::run::{Catalog, Draft, Status};
 use crate::store::{BatchCreated, BatchId, BatchRow, Create, CreateBatch, Key, KeyKind, Left};
 
 /// Runs of a batch: they are one transaction, and all others wait for it.
-const RUNS_MAX: usize = 1000;
+pub(super) const RUNS_MAX: usize = 1000;
 
 /// Bytes of all specs of a batch, once the defaults are put in: a large default in many runs would
 /// fill memory and disk from a small body.

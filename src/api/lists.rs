@@ -21,17 +21,17 @@ use crate::run::{RunId, Status};
 use crate::store::{BatchId, Filter, Listed, StoreError};
 
 /// Runs of a page when nobody says, and at most.
-const LIMIT_DEFAULT: u64 = 50;
-const LIMIT_MAX: u64 = 200;
+pub(super) const LIMIT_DEFAULT: u64 = 50;
+pub(super) const LIMIT_MAX: u64 = 200;
 
 /// How many runs may be asked for by name: a page has room for as many.
-const NAMES_MAX: usize = 200;
+pub(super) const NAMES_MAX: usize = 200;
 
 /// How many values of one other filter: each may be an index to walk.
-const VALUES_MAX: usize = 32;
+pub(super) const VALUES_MAX: usize = 32;
 
 /// What runs can wait for.
-const WAITING: [&str; 3] = ["tool_output", "approval", "budget"];
+pub(super) const WAITING: [&str; 3] = ["tool_output", "approval", "budget"];
 
 const FILTERS: [&str; 14] = [
     "status",
@@ -77,13 +77,6 @@ pub(super) async fn list(
 /// What the parameters ask for; none where no run can be meant.
 async fn filter(api: &ApiState, parameters: &Parameters) -> Result<Option<Filter>, Problem> {
     let text = |name| Ok::<_, Problem>(parameters.one(name)?.map(str::to_owned));
-    let parent = match parameters.one("parent_run_id")? {
-        None => None,
-        Some(name) => match api.store.resolve(TENANT, name).await? {
-            Some(run) => Some(run),
-            None => return Ok(None),
-        },
-    };
     let names: Vec<String> = parameters.all("run_id").map(str::to_owned).collect();
     if names.len() > NAMES_MAX {
         let detail = format!("may be given at most {NAMES_MAX} times, got {}", names.len());
@@ -91,20 +84,24 @@ async fn filter(api: &ApiState, parameters: &Parameters) -> Result<Option<Filter
     }
     let after = time(parameters, "created_after")?.map(|at| at.as_millisecond() + 1);
     let before = time(parameters, "created_before")?.map(ceil_ms);
-    Ok(Some(Filter {
+    let filter = Filter {
         statuses: statuses(parameters)?,
         stop_reasons: several(parameters, "stop_reason")?,
         agent: text("agent")?,
         model: text("model")?,
         thread: text("thread_id")?,
         batch: batch(parameters)?,
-        parent,
+        parent: None,
         waiting: waiting(parameters)?,
         names: (!names.is_empty()).then_some(names),
         labels: labels(parameters)?,
         from: after.map(RunId::first_of),
         below: before.map(RunId::first_of),
-    }))
+    };
+    // Last: what is wrong with another parameter is told, whether or not there is such a run.
+    let Some(name) = parameters.one("parent_run_id")? else { return Ok(Some(filter)) };
+    let parent = api.store.resolve(TENANT, name).await?;
+    Ok(parent.map(|run| Filter { parent: Some(run), ..filter }))
 }
 
 fn several(parameters: &Parameters, name: &str) -> Result<Vec<String>, Problem> {

@@ -49,6 +49,8 @@ impl Cursor {
     /// From `Last-Event-ID` (which wins) or `after`, `types`, `named`.
     pub(super) fn of(parameters: &Parameters, headers: &HeaderMap) -> Result<Cursor, Problem> {
         let header = headers.get("last-event-id");
+        // It is looked at where it does not count, too: a mistake is told, and not passed over.
+        let parameter = parameters.number("after", 0..=SEQ_MAX)?;
         let after = match header {
             Some(value) => {
                 let text = value.to_str().unwrap_or_default();
@@ -57,7 +59,7 @@ impl Cursor {
                     Problem::invalid(vec![FieldError::header("Last-Event-ID", detail)])
                 })?
             }
-            None => parameters.number("after", 0..=SEQ_MAX)?.unwrap_or(0),
+            None => parameter.unwrap_or(0),
         };
         Ok(Cursor {
             after: Seq(after),

@@ -25,12 +25,12 @@ use super::problem::{ErrorCode, FieldError, Problem};
 use super::request::{Name, Parameters, body, must_be_json};
 use super::{ApiState, TENANT, wire};
 use crate::journal::timestamp;
-use crate::run::RunId;
+use crate::run::{RunId, plain};
 use crate::store::{Store, StoreError};
 
 /// Seconds that a token is good for when nobody says, at least, and at most.
-const TTL_DEFAULT: u64 = 3600;
-const TTL: std::ops::RangeInclusive<u64> = 60..=86_400;
+pub(super) const TTL_DEFAULT: u64 = 3600;
+pub(super) const TTL: std::ops::RangeInclusive<u64> = 60..=86_400;
 
 /// What is signed begins so: a signature for this is one for nothing else.
 const PURPOSE: &[u8] = b"runledger stream token 1\0";
@@ -194,7 +194,7 @@ fn ttl(body: &Value) -> Result<u64, Problem> {
     }
     match fields.get("ttl") {
         None | Some(Value::Null) => Ok(TTL_DEFAULT),
-        Some(given) => match given.as_u64() {
+        Some(given) => match plain::whole_number(given).as_u64() {
             Some(seconds) if TTL.contains(&seconds) => Ok(seconds),
             Some(_) | None => {
                 let (low, high) = (TTL.start(), TTL.end());

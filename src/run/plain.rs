@@ -8,6 +8,18 @@ use super::limits;
 /// object is read as something else, or not at all.
 const RESERVED: &str = "$serde_json::private::";
 
+/// Up to here every whole number has a floating-point number of its own: 2^53.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// The value; a whole number as one, however it is written: JSON knows no difference between `10`
+/// and `10.0`, and some languages write every number with a point.
+pub fn whole_number(value: &Value) -> Value {
+    let number = value.as_f64().filter(|_| value.is_f64());
+    let whole = number.filter(|number| number.fract() == 0.0 && number.abs() <= EXACT_MAX);
+    let whole = whole.and_then(|number| format!("{number:.0}").parse::<i64>().ok());
+    whole.map_or_else(|| value.clone(), Value::from)
+}
+
 /// Whether an object with this name is read again as what was written.
 pub fn is_name(name: &str) -> bool {
     !name.starts_with(RESERVED)

@@ -51,6 +51,7 @@ fn every_event_has_a_schema_with_its_fields_and_no_others() {
     for (field, schema) in [
         ("agent", "AgentRef"),
         ("usage", "Usage"),
+        ("limits", "RaisedLimits"),
         ("result", "RunResult"),
         ("error", "RunError"),
         ("parts", "OutputPart"),

@@ -75,11 +75,7 @@ impl Client {
     }
 
     pub async fn post_with(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
-        let answer = self.answer(Method::POST, path, self.posting(path, body, headers)).await;
-        if answer.status < 300 {
-            contract::check_accepted(&Method::POST, path, Some(body));
-        }
-        answer
+        self.send(Method::POST, path, body, headers).await
     }
 
     pub async fn send(
@@ -90,7 +86,11 @@ impl Client {
         headers: &[(&str, &str)],
     ) -> Answer {
         let request = self.sending(method.clone(), path, body, headers);
-        self.answer(method, path, request).await
+        let answer = self.answer(method.clone(), path, request).await;
+        if answer.status < 300 {
+            contract::check_accepted(&method, path, Some(body));
+        }
+        answer
     }
 
     fn posting(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> RequestBuilder {

@@ -112,7 +112,7 @@ pub fn check(method: &Method, path: &str, status: u16, headers: &HeaderMap, body
     };
     let operation = &item[method.as_str().to_ascii_lowercase()];
     if operation.is_null() {
-        let is_right = OF_HTTP.contains(method) || [403, 405].contains(&status);
+        let is_right = OF_HTTP.contains(method) || [401, 403, 405].contains(&status);
         assert!(is_right, "{place}: the document has no such operation");
         return;
     }
@@ -153,10 +153,10 @@ pub fn check_accepted(method: &Method, path: &str, body: Option<&Value>) {
     }
     let (_, query) = path.split_once('?').unwrap_or_default();
     for name in query.split('&').filter_map(|pair| pair.split('=').next()) {
-        assert!(
-            name.is_empty() || parameters(operation).any(|one| one["name"] == name),
-            "{method} {path} was accepted: no parameter {name} is described"
-        );
+        let is_described = name.is_empty()
+            || parameters(operation).any(|one| one["name"] == name)
+            || schemes(operation).any(|one| one["in"] == "query" && one["name"] == name);
+        assert!(is_described, "{method} {path} was accepted: no parameter {name} is described");
     }
 }
 
@@ -167,6 +167,13 @@ pub fn parameters(operation: &Value) -> impl Iterator<Item = &'static Value> {
         let path = parameter["$ref"].as_str().expect("parameters are named");
         DOCUMENT.pointer(path.trim_start_matches('#')).expect("it is there")
     })
+}
+
+/// The further ways in which an operation may be authorized.
+fn schemes(operation: &Value) -> impl Iterator<Item = &'static Value> {
+    let ways = operation["security"].as_array().into_iter().flatten();
+    let names = ways.flat_map(|way| way.as_object().expect("it is an object").keys());
+    names.map(|name| &DOCUMENT["components"]["securitySchemes"][name])
 }
 
 #[test]

@@ -200,6 +200,7 @@ async fn what_is_no_filter_is_refused_by_name() {
         ("batch_id=17", "batch_id", "a UUID"),
         ("created_after=yesterday", "created_after", "2026-11-22T10:00:00Z"),
         ("created_before=2026-11-22", "created_before", "2026-11-22T10:00:00Z"),
+        ("parent_run_id=nobody&created_before=", "created_before", "2026-11-22T10:00:00Z"),
         ("agent=a&agent=b", "agent", "only once"),
         (&many("run_id", 201), "run_id", "at most 200 times"),
         (&many("stop_reason", 33), "stop_reason", "at most 32 times"),

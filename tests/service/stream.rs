@@ -235,6 +235,9 @@ async fn the_cursor_filters_and_names_can_be_chosen() {
         let answer = http.stream(&path, &[("last-event-id", wrong)]).await;
         assert_eq!(answer.status, 422, "{wrong}");
     }
+    let wrong = format!("{path}?after=9223372036854775808");
+    let answer = http.stream(&wrong, &[("last-event-id", "3")]).await;
+    assert_eq!(answer.status, 422, "a mistake is told where the header wins, too");
     http.get("/runs/nobody/stream").await.expect(404);
 }
 

@@ -112,6 +112,8 @@ async fn tokens_outlive_a_restart_and_not_their_run() {
     let http = &service.client;
     let page = Client::new(&http.url, None);
     assert_eq!(open(&page, url).await.status, 200, "the key is kept");
+    // JSON knows no difference between 60 and 60.0.
+    token(http, "r", &json!({"ttl": 60.0})).await;
     let again = token(http, "r", &json!({"ttl": null})).await;
     assert_eq!(open(&page, again["url"].as_str().unwrap()).await.status, 200);
 

@@ -1,11 +1,11 @@
 //! What the service answers: the run resource, a page of its log, models, health, problems.
 
 use super::schema::{
-    Schema, answer, any, anything, count, exactly, flag, list, map, named, number, one_of,
+    Field, Schema, answer, any, anything, count, exactly, flag, list, map, named, number, one_of,
     optional, required, seconds, text, time, whole, word,
 };
 use crate::api::problem::ErrorCode;
-use crate::run::Status;
+use crate::run::{Status, limits};
 
 /// Why runs end, as far as this release knows.
 pub(super) const STOP_REASONS: [&str; 16] = [
@@ -28,8 +28,15 @@ pub(super) const STOP_REASONS: [&str; 16] = [
 ];
 
 pub(super) fn schemas() -> Vec<(&'static str, Schema)> {
+    let [created, batch, counts] = batches();
     vec![
         ("Run", run()),
+        created,
+        batch,
+        counts,
+        ("RunItem", item()),
+        ("RunList", run_list()),
+        ("StreamToken", stream_token()),
         ("Status", status()),
         ("AgentRef", agent()),
         ("EffectiveConfig", config()),
@@ -50,23 +57,54 @@ pub(super) fn schemas() -> Vec<(&'static str, Schema)> {
 
 /// The one closed set: the names are the code's.
 fn status() -> Schema {
-    let all =
-        [Status::Queued, Status::Running, Status::Completed, Status::Failed, Status::Cancelled];
-    word(&all.map(Status::name)).about(
+    word(&Status::ALL.map(Status::name)).about(
         "Where the run is. `COMPLETED`, `FAILED` and `CANCELLED` never change again. No other \
          status will be added.",
     )
 }
 
+type Fields = Vec<Field>;
+
 fn run() -> Schema {
+    let final_output = text()
+        .or_null()
+        .about("The last turn's text, as far as there is one; null where there is none.");
+    let history = list(named("Message"))
+        .about("The conversation, as the next run would receive it in its `history`.");
     let mut fields = identity();
+    fields.extend([
+        optional("config", named("EffectiveConfig")),
+        optional("input", named("Input")),
+        required("final_output", final_output),
+        required("output", any().about("Reserved: null.")),
+    ]);
     fields.extend(outcome());
-    fields.extend(conversation());
-    fields.extend(relations());
+    fields.extend([
+        optional("tool_calls", list(named("ToolCall"))),
+        optional("history", history),
+        optional("variables", anything()),
+    ]);
+    fields.extend(about_it());
     answer("A run as it is now.", fields)
 }
 
-type Fields = Vec<super::schema::Field>;
+/// What a list tells of a run.
+fn item() -> Schema {
+    let preview = |of: &str| {
+        text().or_null().about(&format!(
+            "The first {} characters of the {of}, white space as single spaces.",
+            limits::PREVIEW_CHARS
+        ))
+    };
+    let mut fields = identity();
+    fields.extend([
+        required("input_preview", preview("input")),
+        required("output_preview", preview("output")),
+    ]);
+    fields.extend(outcome());
+    fields.extend(about_it());
+    answer("A run as a list shows it: without its long parts.", fields)
+}
 
 fn identity() -> Fields {
     vec![
@@ -75,8 +113,6 @@ fn identity() -> Fields {
         required("stop_reason", stop_reason().or_null()),
         required("agent", named("AgentRef")),
         required("model", text().about("The model that is asked first.").example("demo/assistant")),
-        optional("config", named("EffectiveConfig")),
-        optional("input", named("Input")),
     ]
 }
 
@@ -85,12 +121,7 @@ pub(super) fn stop_reason() -> Schema {
 }
 
 fn outcome() -> Fields {
-    let final_output = text()
-        .or_null()
-        .about("The last turn's text, as far as there is one; null where there is none.");
     vec![
-        required("final_output", final_output),
-        required("output", any().about("Reserved: null.")),
         required(
             "error",
             named("RunError").or_null().about("Why it failed. Null unless it is `FAILED`."),
@@ -102,24 +133,14 @@ fn outcome() -> Fields {
     ]
 }
 
-fn conversation() -> Fields {
-    let history = list(named("Message"))
-        .about("The conversation, as the next run would receive it in its `history`.");
-    vec![
-        optional("tool_calls", list(named("ToolCall"))),
-        optional("history", history),
-        optional("variables", anything()),
-        required("metadata", named("Metadata")),
-        required("usage", named("Usage")),
-    ]
-}
-
-fn relations() -> Fields {
+fn about_it() -> Fields {
     let reserved = || text().or_null().about("Reserved: null.");
     let queue = whole().with("minimum", 1u64).or_null();
     vec![
+        required("metadata", named("Metadata")),
+        required("usage", named("Usage")),
         required("thread_id", reserved()),
-        required("batch_id", reserved()),
+        required("batch_id", text().or_null().about("The batch that it came with.")),
         required("parent_run_id", reserved()),
         required("continued_from", reserved()),
         required("queue_position", queue.about("1 is next. Null unless it is `QUEUED`.")),
@@ -130,6 +151,50 @@ fn relations() -> Fields {
         required("started_at", time().or_null()),
         required("finished_at", time().or_null()),
     ]
+}
+
+fn run_list() -> Schema {
+    let next = text()
+        .or_null()
+        .about("The next page: send it as `cursor` with the same filters. Null: there is none.");
+    answer(
+        "A page of the list of runs, newest first.",
+        [required("data", list(named("RunItem"))), required("next_cursor", next)],
+    )
+}
+
+fn batches() -> [(&'static str, Schema); 3] {
+    let id = || required("batch_id", text().with("format", "uuid"));
+    let counts = || required("counts", named("StatusCounts"));
+    let created = answer(
+        "A batch that was created.",
+        [
+            id(),
+            required("run_ids", list(text()).about("In the order of the request's `runs`.")),
+            counts(),
+        ],
+    );
+    let batch = answer(
+        "A batch as it is now.",
+        [id(), counts(), required("metadata", named("Metadata")), required("created_at", time())],
+    );
+    let of_status = Status::ALL.map(|status| required(status.name(), count()));
+    [
+        ("BatchCreated", created),
+        ("Batch", batch),
+        ("StatusCounts", answer("How many runs stand where.", of_status)),
+    ]
+}
+
+fn stream_token() -> Schema {
+    answer(
+        "A token that reads one run's stream, and does nothing else.",
+        [
+            required("token", text()),
+            required("expires_at", time()),
+            required("url", text().about("The stream with the token, for an `EventSource`.")),
+        ],
+    )
 }
 
 fn agent() -> Schema {

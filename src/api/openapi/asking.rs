@@ -3,9 +3,10 @@
 
 use super::node::object;
 use super::schema::{
-    Schema, any, anything, exactly, flag, list, map, named, number, one_of, optional, request,
-    required, text, told_apart, whole, word,
+    Field, Schema, any, anything, exactly, flag, list, map, named, number, one_of, optional,
+    request, required, text, told_apart, whole, word,
 };
+use crate::api::{batches, tokens};
 use crate::run::limits;
 
 /// A name that a client may choose: `run::id` checks it.
@@ -24,6 +25,11 @@ const BUILTINS: [&str; 2] = ["calculator", "current_time"];
 pub(super) fn schemas() -> Vec<(&'static str, Schema)> {
     let mut all = vec![
         ("RunRequest", run()),
+        ("BatchRequest", batch()),
+        ("BatchRun", batch_run()),
+        ("RunChange", change()),
+        ("RaisedLimits", raised()),
+        ("StreamTokenRequest", stream_token()),
         ("Agent", agent()),
         ("Models", models()),
         ("ModelSettings", model_settings()),
@@ -39,6 +45,17 @@ pub(super) fn schemas() -> Vec<(&'static str, Schema)> {
 }
 
 fn run() -> Schema {
+    let [agent, input] = who_and_what();
+    let fields = [required("agent", agent), required("input", input)];
+    request("A run to be created.", fields.into_iter().chain(details()))
+}
+
+fn who_and_what() -> [Schema; 2] {
+    [named("Agent"), named("Input").about("What the agent is asked.")]
+}
+
+/// What may be left out of any run.
+fn details() -> [Field; 3] {
     let history = list(named("Message")).with("maxItems", limits::HISTORY_MESSAGES).about(
         "The conversation before. Every tool call in it has its answer. If its last message is \
              the user's and says exactly what `input` says, that counts once.",
@@ -47,15 +64,90 @@ fn run() -> Schema {
         "What instructions and tools may read. At most {} bytes as JSON.",
         limits::VARIABLES_BYTES
     ));
+    [
+        optional("history", history),
+        optional("variables", variables),
+        optional("config", named("Config")),
+    ]
+}
+
+fn batch() -> Schema {
+    let runs = list(named("BatchRun"))
+        .with("minItems", 1u64)
+        .with("maxItems", batches::RUNS_MAX)
+        .about("They are created all, or none of them.");
+    let defaults = named("BatchRun").about(
+        "A field that a run leaves out is taken from here, of `config` each by itself. A \
+         `config.run_id` can't be shared.",
+    );
     request(
-        "A run to be created.",
+        "Runs to be created together.",
         [
-            required("agent", named("Agent")),
-            required("input", named("Input").about("What the agent is asked.")),
-            optional("history", history),
-            optional("variables", variables),
-            optional("config", named("Config")),
+            required("runs", runs),
+            optional("defaults", defaults),
+            optional("metadata", named("Metadata").about("Of the batch itself.")),
         ],
+    )
+}
+
+fn batch_run() -> Schema {
+    let [agent, input] = who_and_what();
+    let fields = [optional("agent", agent), optional("input", input)];
+    request(
+        "A body of `POST /runs`, or a part of one: `defaults` have the rest.",
+        fields.into_iter().chain(details()),
+    )
+}
+
+fn change() -> Schema {
+    request(
+        "A change to a run that is under way: at least one of the two.",
+        [
+            optional("config", named("RaisedLimits")),
+            optional("metadata", named("Metadata").about("The labels, whole.")),
+        ],
+    )
+}
+
+/// As in a config; the run's own can only be raised.
+fn raised() -> Schema {
+    request(
+        "Limits to be raised. One that the run does not have, or that is not higher, is refused.",
+        limits_of_a_run(),
+    )
+}
+
+fn limits_of_a_run() -> [Field; 6] {
+    let bounds =
+        |bounds: &std::ops::RangeInclusive<f64>| number().between(*bounds.start(), *bounds.end());
+    let turns = whole().between(*limits::MAX_TURNS.start(), *limits::MAX_TURNS.end());
+    [
+        optional("max_turns", turns),
+        optional("max_time", bounds(&limits::MAX_TIME).about("Seconds from the first start.")),
+        optional(
+            "timeout_per_turn",
+            bounds(&limits::TIMEOUT_PER_TURN)
+                .about("Seconds of one turn: its model call, retries, tools."),
+        ),
+        optional(
+            "max_total_tokens",
+            whole().between(1u64, u64::MAX).about("Tokens in all, void attempts included."),
+        ),
+        optional(
+            "max_cost_usd",
+            number().with("exclusiveMinimum", 0u64).about(
+                "Money in all, void attempts included. Every model of the agent needs a price.",
+            ),
+        ),
+        optional("max_tool_calls", whole().between(0u64, u32::MAX)),
+    ]
+}
+
+fn stream_token() -> Schema {
+    let ttl = whole().between(*tokens::TTL.start(), *tokens::TTL.end());
+    request(
+        "How long the token is good.",
+        [optional("ttl", ttl.absent(tokens::TTL_DEFAULT).about("Seconds."))],
     )
 }
 
@@ -121,46 +213,26 @@ fn model_settings() -> Schema {
 }
 
 fn config() -> Schema {
-    let bounds =
-        |bounds: &std::ops::RangeInclusive<f64>| number().between(*bounds.start(), *bounds.end());
     let defaults = crate::run::Config::default();
     let run_id = text().with("pattern", CLIENT_ID).example("order-17").about(
         "A name for the run, of your choosing, and a key: the same body again finds the same run. \
          Not in the form of a UUID.",
     );
-    let turns = whole().between(*limits::MAX_TURNS.start(), *limits::MAX_TURNS.end());
+    let [turns, time, of_turn, tokens, cost, calls] = limits_of_a_run();
     request(
         "Limits and labels.",
         [
             optional("run_id", run_id),
-            optional("max_turns", turns.absent(defaults.max_turns)),
-            optional(
-                "max_time",
-                bounds(&limits::MAX_TIME)
-                    .absent(defaults.max_time)
-                    .about("Seconds from the first start."),
-            ),
-            optional(
-                "timeout_per_turn",
-                bounds(&limits::TIMEOUT_PER_TURN)
-                    .absent(defaults.timeout_per_turn)
-                    .about("Seconds of one turn: its model call, retries, tools."),
-            ),
+            turns.absent(defaults.max_turns),
+            time.absent(defaults.max_time),
+            of_turn.absent(defaults.timeout_per_turn),
             optional("stop_on_tool_error", flag().absent(defaults.stop_on_tool_error)),
             optional("verbose", flag().absent(defaults.verbose).about("The log has `log` events.")),
             optional("trace_enabled", flag().absent(defaults.trace_enabled)),
             optional("metadata", named("Metadata")),
-            optional(
-                "max_total_tokens",
-                whole().between(1u64, u64::MAX).about("Tokens in all, void attempts included."),
-            ),
-            optional(
-                "max_cost_usd",
-                number().with("exclusiveMinimum", 0u64).about(
-                    "Money in all, void attempts included. Every model of the agent needs a price.",
-                ),
-            ),
-            optional("max_tool_calls", whole().between(0u64, u32::MAX)),
+            tokens,
+            cost,
+            calls,
             optional(
                 "on_limit",
                 named("OnLimit").absent("fail").about(

@@ -8,7 +8,7 @@ use super::schema::{
 use crate::run::event::KINDS;
 
 /// Each type of event, and the name of its schema.
-const NAMES: [(&str, &str); 17] = [
+const NAMES: [(&str, &str); 18] = [
     ("run.queued", "RunQueuedEvent"),
     ("input", "InputEvent"),
     ("run.started", "RunStartedEvent"),
@@ -21,6 +21,7 @@ const NAMES: [(&str, &str); 17] = [
     ("tool.started", "ToolStartedEvent"),
     ("tool_result", "ToolResultEvent"),
     ("variables.set", "VariablesSetEvent"),
+    ("run.updated", "RunUpdatedEvent"),
     ("cancel.requested", "CancelRequestedEvent"),
     ("log", "LogEvent"),
     ("run.completed", "RunCompletedEvent"),
@@ -59,7 +60,8 @@ fn envelope() -> Schema {
             optional("item", item()),
         ],
     )
-    .with("additionalProperties", true)
+    // A schema and not `true`: some generators keep only then what they don't know.
+    .with("additionalProperties", any())
 }
 
 /// What one block of a stream says. As OpenAPI 3.2 has it, a block and not the whole body is what
@@ -104,6 +106,7 @@ fn event(kind: &str) -> Schema {
         "tool.started" => ("The tool is about to be called.", tool_started()),
         "tool_result" => ("How a tool call ended.", tool_result()),
         "variables.set" => ("A tool set variables.", vec![required("values", anything())]),
+        "run.updated" => ("Limits were raised, or labels replaced.", updated()),
         "cancel.requested" => ("Somebody asked for a cancel.", cancel_requested()),
         "log" => ("A detail of a verbose run.", log()),
         "run.completed" => ("The run has ended well. The last event.", end()),
@@ -246,6 +249,14 @@ fn tool_result() -> Vec<Field> {
         optional("http_status", whole()),
         optional("truncated", flag().about("True: `result` was cut.")),
         required("elapsed_time", seconds()),
+    ]
+}
+
+fn updated() -> Vec<Field> {
+    vec![
+        optional("metadata", named("Metadata").about("The labels, whole, from here on.")),
+        optional("limits", named("RaisedLimits").about("Those that were raised.")),
+        required("by", text()),
     ]
 }
 

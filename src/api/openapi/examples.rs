@@ -40,6 +40,28 @@ pub(super) fn requests() -> Node {
     }
 }
 
+/// Bodies of `POST /batches`.
+pub(super) fn batches() -> Node {
+    let value = object! {
+        "defaults" => object! {
+            "agent" => object! { "name" => "Assistant" },
+            "config" => object! { "max_turns" => 3u64 },
+        },
+        "runs" => [object! { "input" => "What is 6*7?" }, object! { "input" => "What is 7*8?" }],
+        "metadata" => object! { "night" => "17" },
+    };
+    object! { "two" => object! { "summary" => "Two runs of one agent", "value" => value } }
+}
+
+/// Bodies of `PATCH /runs/{id}`.
+pub(super) fn changes() -> Node {
+    let value = object! {
+        "config" => object! { "max_turns" => 20u64 },
+        "metadata" => object! { "user_id" => "124" },
+    };
+    object! { "both" => object! { "summary" => "More turns, and other labels", "value" => value } }
+}
+
 fn with_tool() -> Node {
     object! {
         "agent" => object! {

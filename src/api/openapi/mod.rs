@@ -1,5 +1,5 @@
 //! The reference of the API as an OpenAPI document. It is built here, from the constants, names and
-//! codes of the code that it describes (docs/adr/0010), and kept as `openapi.yaml`.
+//! codes of the code that it describes (docs/adr/0012), and kept as `openapi.yaml`.
 
 mod answers;
 mod asking;
@@ -70,6 +70,12 @@ fn document() -> Node {
         "scheme" => "bearer",
         "description" => "One of the keys of the service, `RUNLEDGER_API_KEYS`.",
     };
+    let stream_token = object! {
+        "type" => "apiKey",
+        "in" => "query",
+        "name" => "token",
+        "description" => "A token of `POST /runs/{id}/stream_tokens`, for that run's stream.",
+    };
     object! {
         "openapi" => "3.1.0",
         "info" => info(),
@@ -79,7 +85,7 @@ fn document() -> Node {
         "tags" => tags(),
         "paths" => paths::paths(),
         "components" => object! {
-            "securitySchemes" => object! { "bearer" => bearer },
+            "securitySchemes" => object! { "bearer" => bearer, "streamToken" => stream_token },
             "parameters" => parameters::parameters(),
             "headers" => parameters::headers(),
             "schemas" => Node::Object(schemas.collect()),
@@ -99,7 +105,8 @@ fn info() -> Node {
 
 fn tags() -> Node {
     let tags = [
-        ("Runs", "Create, read, cancel."),
+        ("Runs", "Create, list, read, change, cancel, erase."),
+        ("Batches", "Many runs together."),
         ("Events", "The log of a run, in pages and as a stream."),
         ("Models", "What agents may name."),
         ("Service", "For operators and orchestrators."),

@@ -15,7 +15,7 @@ pub(super) struct Operation {
     body: Option<Node>,
     answers: BTreeMap<u16, Node>,
     codes: Vec<ErrorCode>,
-    is_public: bool,
+    security: Option<Node>,
 }
 
 /// What every operation but the public ones may be answered.
@@ -41,7 +41,7 @@ impl Operation {
             body: None,
             answers: BTreeMap::new(),
             codes: ALWAYS.to_vec(),
-            is_public: false,
+            security: None,
         }
     }
 
@@ -52,7 +52,7 @@ impl Operation {
 
     /// It needs no key.
     pub(super) fn public(mut self) -> Operation {
-        self.is_public = true;
+        self.security = Some(Vec::<Node>::new().into());
         self.codes.retain(|code| *code != ErrorCode::Unauthenticated);
         self
     }
@@ -64,8 +64,27 @@ impl Operation {
         self
     }
 
-    pub(super) fn body(mut self, body: Node) -> Operation {
-        self.body = Some(body);
+    /// Takes a body of this schema.
+    pub(super) fn body(mut self, schema: &str, examples: Node) -> Operation {
+        let content = object! { "schema" => named(schema), "examples" => examples };
+        self.body = Some(object! {
+            "required" => true,
+            "content" => object! { "application/json" => content },
+        });
+        self
+    }
+
+    /// Takes a body of this schema, or none.
+    pub(super) fn may_have_body(mut self, schema: &str) -> Operation {
+        let content = object! { "schema" => named(schema).or_null() };
+        self.body = Some(object! { "content" => object! { "application/json" => content } });
+        self
+    }
+
+    /// May also be authorized in this way.
+    pub(super) fn opened_by(mut self, scheme: &str) -> Operation {
+        let way = |name: &str| object! { name => Vec::<Node>::new() };
+        self.security = Some(Node::from([way("bearer"), way(scheme), object! {}]));
         self
     }
 
@@ -83,10 +102,10 @@ impl Operation {
 
 impl From<Operation> for Node {
     fn from(operation: Operation) -> Node {
-        let Operation { fields, parameters, body, answers, codes, is_public, .. } = operation;
+        let Operation { fields, parameters, body, answers, codes, security, .. } = operation;
         let mut node = Node::Object(fields);
-        if is_public {
-            node.push("security", Vec::<Node>::new());
+        if let Some(security) = security {
+            node.push("security", security);
         }
         if !parameters.is_empty() {
             node.push("parameters", parameters);
@@ -97,7 +116,10 @@ impl From<Operation> for Node {
         let mut all = answers;
         let mut by_status: BTreeMap<u16, Vec<ErrorCode>> = BTreeMap::new();
         for code in codes {
-            by_status.entry(code.status().as_u16()).or_default().push(code);
+            let of_status = by_status.entry(code.status().as_u16()).or_default();
+            if !of_status.contains(&code) {
+                of_status.push(code);
+            }
         }
         all.extend(by_status.into_iter().map(|(status, codes)| (status, problem(&codes))));
         let all = all.into_iter().map(|(status, answer)| (status.to_string(), answer));
@@ -134,6 +156,7 @@ fn headers_of(names: &[&str]) -> Node {
 /// A good answer.
 pub(super) struct Answer {
     about: String,
+    links: Vec<(String, Node)>,
     headers: Vec<&'static str>,
     content: Vec<(String, Node)>,
 }
@@ -141,7 +164,8 @@ pub(super) struct Answer {
 impl Answer {
     /// Without a body.
     pub(super) fn empty(about: &str) -> Answer {
-        Answer { about: about.to_owned(), headers: vec!["X-Request-Id"], content: Vec::new() }
+        let headers = vec!["X-Request-Id"];
+        Answer { about: about.to_owned(), links: Vec::new(), headers, content: Vec::new() }
     }
 
     pub(super) fn json(about: &str, schema: Schema) -> Answer {
@@ -172,6 +196,17 @@ impl Answer {
         self
     }
 
+    /// The operations that take the id of what was made.
+    pub(super) fn leads_to(mut self, id: &str, operations: &[&str]) -> Answer {
+        let link = |operation: &&str| {
+            let id = object! { "id" => format!("$response.body#/{id}") };
+            let link = object! { "operationId" => *operation, "parameters" => id };
+            ((*operation).to_owned(), link)
+        };
+        self.links.extend(operations.iter().map(link));
+        self
+    }
+
     /// An example of the JSON.
     pub(super) fn example(mut self, value: Node) -> Answer {
         if let Some((_, content)) = self.content.first_mut() {
@@ -189,6 +224,9 @@ impl From<Answer> for Node {
         };
         if !answer.content.is_empty() {
             node.push("content", Node::Object(answer.content));
+        }
+        if !answer.links.is_empty() {
+            node.push("links", Node::Object(answer.links));
         }
         node
     }

@@ -2,9 +2,9 @@
 
 use super::asking::CLIENT_ID;
 use super::node::{Node, object};
-use super::schema::{Schema, exactly, flag, list, text, whole, word};
+use super::schema::{Schema, exactly, flag, list, named, text, time, whole, word};
 use crate::api::request::{KEY_CHARS_MAX, SEQ_MAX, WAIT_MAX};
-use crate::api::{events, wire};
+use crate::api::{events, lists, wire};
 use crate::run::event::KINDS;
 
 fn parameter(place: &str, name: &str, schema: Schema, about: &str) -> Node {
@@ -19,7 +19,8 @@ fn parameter(place: &str, name: &str, schema: Schema, about: &str) -> Node {
 
 /// All parameters, by the names under which operations take them.
 pub(super) fn parameters() -> Node {
-    let mut all = vec![("RunId", run_id())];
+    let mut all = vec![("RunId", run_id()), ("BatchId", batch_id())];
+    all.extend(listing());
     all.extend(waiting());
     all.extend(paging());
     all.extend(reading());
@@ -35,6 +36,67 @@ fn run_id() -> Node {
         parameter("path", "id", schema, "The run's `run_id`: ours, or the one that you chose.");
     node.push("example", "order-17");
     node
+}
+
+fn batch_id() -> Node {
+    parameter("path", "id", text().with("format", "uuid"), "The batch's `batch_id`.")
+}
+
+/// The filters of the list of runs, by their names here.
+pub(super) const FILTERS: [&str; 12] = [
+    "OfStatus",
+    "OfStopReason",
+    "OfAgent",
+    "OfModel",
+    "OfThread",
+    "OfBatch",
+    "OfParent",
+    "Waiting",
+    "OfNames",
+    "OfLabels",
+    "CreatedAfter",
+    "CreatedBefore",
+];
+
+fn filters() -> [Node; 12] {
+    let query = |name: &str, schema: Schema, about: &str| parameter("query", name, schema, about);
+    let several = |items: Schema, most: usize| list(items).with("maxItems", most);
+    let waiting: Vec<&str> = lists::WAITING.into_iter().chain(["any"]).collect();
+    [
+        query(
+            "status",
+            several(named("Status"), lists::VALUES_MAX),
+            "Runs with one of these; repeated.",
+        ),
+        query(
+            "stop_reason",
+            several(text(), lists::VALUES_MAX),
+            "Runs with one of these; repeated.",
+        ),
+        query("agent", text(), "Runs of the agent of this name."),
+        query("model", text(), "Runs that ask this model first."),
+        query("thread_id", text(), "Runs of this thread. Reserved: no run has one yet."),
+        query("batch_id", text().with("format", "uuid"), "Runs of this batch."),
+        query("parent_run_id", text(), "Runs that this run called. Reserved: none does yet."),
+        query("waiting", word(&waiting), "Runs that wait for this. Reserved: none does yet."),
+        query("run_id", several(text(), lists::NAMES_MAX), "Only these runs; repeated."),
+        query(
+            "metadata",
+            several(text().with("pattern", ":").example("user_id:123"), lists::VALUES_MAX),
+            "Runs with this label, `KEY:VALUE`; repeated: with all of them.",
+        ),
+        query("created_after", time(), "Runs that were created after this."),
+        query("created_before", time(), "Runs that were created before this."),
+    ]
+}
+
+fn listing() -> Vec<(&'static str, Node)> {
+    let limit = whole().between(1u64, lists::LIMIT_MAX).absent(lists::LIMIT_DEFAULT);
+    let cursor = "The `next_cursor` of a page, with the filters that it came with.";
+    let mut all: Vec<_> = FILTERS.into_iter().zip(filters()).collect();
+    all.push(("ListLimit", parameter("query", "limit", limit, "At most so many runs.")));
+    all.push(("Cursor", parameter("query", "cursor", text(), cursor)));
+    all
 }
 
 fn waiting() -> Vec<(&'static str, Node)> {
@@ -57,6 +119,15 @@ fn waiting() -> Vec<(&'static str, Node)> {
                 "wait",
                 whole().between(0u64, WAIT_MAX),
                 "Where there are no events behind `after` yet, wait so many seconds for some.",
+            ),
+        ),
+        (
+            "WaitForBatch",
+            parameter(
+                "query",
+                "wait",
+                whole().between(0u64, WAIT_MAX),
+                "Answer when all its runs have ended, or after so many seconds.",
             ),
         ),
         (

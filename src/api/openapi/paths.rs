@@ -4,12 +4,34 @@
 use super::examples;
 use super::node::{Node, object};
 use super::operation::{Answer, Operation};
+use super::parameters;
 use super::schema::{any, map, named, text};
 use crate::api::problem::ErrorCode;
 
 /// Of whatever reads or writes a run.
 const OF_A_RUN: [ErrorCode; 3] =
     [ErrorCode::NotFound, ErrorCode::InvalidRequest, ErrorCode::StoreUnavailable];
+
+/// Of whatever takes a body.
+const OF_A_BODY: [ErrorCode; 7] = [
+    ErrorCode::CrossSite,
+    ErrorCode::MalformedJson,
+    ErrorCode::RequestTimeout,
+    ErrorCode::PayloadTooLarge,
+    ErrorCode::UnsupportedMediaType,
+    ErrorCode::InvalidRequest,
+    ErrorCode::StoreUnavailable,
+];
+
+/// Of whatever makes runs.
+const OF_A_SPEC: [ErrorCode; 6] = [
+    ErrorCode::IdempotencyConflict,
+    ErrorCode::UnknownModel,
+    ErrorCode::UnknownAgent,
+    ErrorCode::UnknownPrice,
+    ErrorCode::SecretNotAllowed,
+    ErrorCode::Draining,
+];
 
 /// The paths with their operations, in the order of the documentation.
 pub(super) fn paths() -> Node {
@@ -26,17 +48,30 @@ pub(super) fn paths() -> Node {
 }
 
 fn operations() -> Vec<Operation> {
-    let mut all = vec![create(), get(), cancel(), cancel_by_post(), spec(), events(), stream()];
-    all.push(models());
+    let mut all =
+        vec![list(), create(), get(), patch(), cancel(), cancel_by_post(), spec(), purge()];
+    all.extend(batches());
+    all.extend([events(), stream(), stream_token(), models()]);
     all.extend(health());
     all.extend(reference());
     all
 }
 
+fn list() -> Operation {
+    let page = Answer::json("A page of the list.", named("RunList"));
+    Operation::new("get", "/runs", "listRuns", "Runs", "List runs, newest first")
+        .about("Runs that are new, and runs that end, move no page.")
+        .takes(&parameters::FILTERS)
+        .takes(&["ListLimit", "Cursor"])
+        .answers(200, page)
+        .refuses(&[ErrorCode::InvalidRequest, ErrorCode::StoreUnavailable])
+}
+
 fn create() -> Operation {
-    use ErrorCode as E;
     let created = Answer::json("The run, as it is at the end of the wait.", named("Run"))
         .headers(&["Location", "Content-Location", "Preference-Applied"])
+        .leads_to("run_id", &["getRun", "getRunSpec", "listEvents", "streamEvents", "cancelRun"])
+        .leads_to("run_id", &["updateRun", "postCancel", "createStreamToken", "purgeRun"])
         .example(examples::run());
     let found = Answer::json(
         "With `Accept: text/event-stream`: the run's events, from the first. Else the run that \
@@ -45,15 +80,6 @@ fn create() -> Operation {
     )
     .or_stream()
     .headers(&["Location", "Content-Location", "Idempotent-Replayed", "Preference-Applied"]);
-    let body = object! {
-        "required" => true,
-        "content" => object! {
-            "application/json" => object! {
-                "schema" => named("RunRequest"),
-                "examples" => examples::requests(),
-            },
-        },
-    };
     Operation::new("post", "/runs", "createRun", "Runs", "Create a run")
         .about(
             "Answers `201` once the run is committed: from then on it reaches its end, whatever \
@@ -67,14 +93,13 @@ fn create() -> Operation {
         )
         .takes(&["Wait", "After", "Types", "Named"])
         .takes(&["IdempotencyKey", "Prefer", "LastEventId", "Traceparent"])
-        .body(body)
+        .body("RunRequest", examples::requests())
         .answers(200, found)
         .answers(201, created)
         .answers(204, nothing_left().headers(&["Location", "Idempotent-Replayed"]))
-        .refuses(&[E::CrossSite, E::MalformedJson, E::NotAcceptable, E::RequestTimeout])
-        .refuses(&[E::PayloadTooLarge, E::UnsupportedMediaType, E::InvalidRequest])
-        .refuses(&[E::IdempotencyConflict, E::UnknownModel, E::UnknownAgent, E::UnknownPrice])
-        .refuses(&[E::SecretNotAllowed, E::StoreUnavailable, E::Draining])
+        .refuses(&OF_A_BODY)
+        .refuses(&OF_A_SPEC)
+        .refuses(&[ErrorCode::NotAcceptable])
 }
 
 /// Where a stream has nothing more to say.
@@ -108,7 +133,64 @@ fn cancelling(method: &'static str, path: &'static str, id: &str, summary: &str)
         .answers(200, ended.headers(&headers))
         .answers(202, accepted.headers(&headers))
         .refuses(&OF_A_RUN)
-        .refuses(&[ErrorCode::CrossSite])
+        .refuses(&[ErrorCode::CrossSite, ErrorCode::RateLimited])
+}
+
+fn patch() -> Operation {
+    let run = Answer::json(
+        "Accepted: the run's owner commits `run.updated`, and it holds from there on.",
+        named("Run"),
+    );
+    Operation::new("patch", "/runs/{id}", "updateRun", "Runs", "Raise limits, or replace labels")
+        .about("Of a run that is under way. A limit can only go up.")
+        .takes(&["RunId", "IdempotencyKey"])
+        .body("RunChange", examples::changes())
+        .answers(202, run.headers(&["Content-Location"]))
+        .refuses(&OF_A_BODY)
+        .refuses(&[ErrorCode::NotFound, ErrorCode::RunEnded, ErrorCode::RateLimited])
+}
+
+fn purge() -> Operation {
+    Operation::new("post", "/runs/{id}/purge", "purgeRun", "Runs", "Erase a run that has ended")
+        .about("With its log. Its keys are free again.")
+        .takes(&["RunId"])
+        .answers(204, Answer::empty("It is gone."))
+        .refuses(&OF_A_RUN)
+        .refuses(&[ErrorCode::CrossSite, ErrorCode::RunActive])
+}
+
+fn batches() -> [Operation; 3] {
+    let headers = ["Content-Location"];
+    let created = Answer::json("They are there, all of them.", named("BatchCreated"))
+        .leads_to("batch_id", &["getBatch", "cancelBatch"]);
+    let found = Answer::json("The batch that the same key had made.", named("BatchCreated"));
+    let batch = |about| Answer::json(about, named("Batch"));
+    [
+        Operation::new("post", "/batches", "createBatch", "Batches", "Create many runs, or none")
+            .about("An error of one run points to it: `/runs/17/input`.")
+            .takes(&["IdempotencyKey", "Traceparent"])
+            .body("BatchRequest", examples::batches())
+            .answers(200, found.headers(&headers).headers(&["Idempotent-Replayed"]))
+            .answers(201, created.headers(&headers).headers(&["Location"]))
+            .refuses(&OF_A_BODY)
+            .refuses(&OF_A_SPEC),
+        Operation::new(
+            "get",
+            "/batches/{id}",
+            "getBatch",
+            "Batches",
+            "Read a batch, or wait for it",
+        )
+        .takes(&["BatchId", "WaitForBatch", "Prefer"])
+        .answers(200, batch("The batch.").headers(&["Preference-Applied"]))
+        .refuses(&OF_A_RUN),
+        Operation::new("delete", "/batches/{id}", "cancelBatch", "Batches", "Cancel its runs")
+            .takes(&["BatchId"])
+            .answers(200, batch("All of them had ended before."))
+            .answers(202, batch("Accepted, for each of them that had not ended."))
+            .refuses(&OF_A_RUN)
+            .refuses(&[ErrorCode::CrossSite]),
+    ]
 }
 
 fn cancel() -> Operation {
@@ -150,9 +232,24 @@ fn stream() -> Operation {
              cursor is always the same, byte for byte. A silent stream sends a comment each 10 s.",
         )
         .takes(&["RunId", "After", "Types", "Named", "LastEventId"])
+        .opened_by("streamToken")
         .answers(200, events)
         .answers(204, nothing_left())
         .refuses(&OF_A_RUN)
+}
+
+fn stream_token() -> Operation {
+    let token = Answer::json("The token.", named("StreamToken"));
+    let summary = "Make a token for a run's stream";
+    Operation::new("post", "/runs/{id}/stream_tokens", "createStreamToken", "Events", summary)
+        .about(
+            "For pages that hold no key: send them `url`. It reads this stream and nothing else.",
+        )
+        .takes(&["RunId"])
+        .may_have_body("StreamTokenRequest")
+        .answers(201, token)
+        .refuses(&OF_A_BODY)
+        .refuses(&[ErrorCode::NotFound])
 }
 
 fn models() -> Operation {

@@ -159,6 +159,13 @@ pub(super) struct Field {
     schema: Schema,
 }
 
+impl Field {
+    /// What its absence means.
+    pub(super) fn absent(self, value: impl Into<Node>) -> Field {
+        Field { schema: self.schema.absent(value), ..self }
+    }
+}
+
 /// A field that is always there.
 pub(super) fn required(name: &'static str, schema: Schema) -> Field {
     Field { name, is_required: true, schema }

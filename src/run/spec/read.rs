@@ -15,9 +15,6 @@ use crate::run::{limits, plain};
 /// How much of a wrong value a refusal repeats, characters.
 const GOT_CHARS: usize = 60;
 
-/// Up to here every whole number has a floating-point number of its own: 2^53.
-const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-
 /// How many violations are told: nobody reads more, and a hostile body can't make an answer that is
 /// larger than itself.
 pub(super) const VIOLATIONS_MAX: usize = 100;
@@ -336,7 +333,7 @@ impl Reader {
         for (name, field) in fields {
             if let Some((_, expected)) = form.fields.iter().find(|(one, _)| one == name) {
                 if !field.is_null() && expected.starts_with("a whole number") {
-                    known.insert(name.clone(), whole_number(field));
+                    known.insert(name.clone(), plain::whole_number(field));
                 } else if !field.is_null() {
                     known.insert(name.clone(), field.clone());
                 }
@@ -420,15 +417,6 @@ impl Reader {
         }
         read.ok()
     }
-}
-
-/// The value; a whole number as one, however it is written: JSON knows no difference between `10`
-/// and `10.0`, and some languages write every number with a point.
-fn whole_number(value: &Value) -> Value {
-    let number = value.as_f64().filter(|_| value.is_f64());
-    let whole = number.filter(|number| number.fract() == 0.0 && number.abs() <= EXACT_MAX);
-    let whole = whole.and_then(|number| format!("{number:.0}").parse::<i64>().ok());
-    whole.map_or_else(|| value.clone(), Value::from)
 }
 
 fn must_be(expected: &str, got: &Value) -> String {
