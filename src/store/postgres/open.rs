@@ -212,7 +212,7 @@ async fn change(
             "{place} was made by a build that was never released (its schema {version} is another): \
              use another database"
         ),
-        Err(error) => Err(unchanged_for(error, place)),
+        Err(error) => Err(unchanged_for(&error, place)),
     }
 }
 
@@ -250,15 +250,15 @@ fn unreachable_for(error: &sqlx::Error, address: &PgConnectOptions, place: &str)
 }
 
 /// Why the schema could not be changed, and what to do.
-fn unchanged_for(error: MigrateError, place: &str) -> anyhow::Error {
-    let code = match &error {
+fn unchanged_for(error: &MigrateError, place: &str) -> anyhow::Error {
+    let code = match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
             error.as_database_error().and_then(DatabaseError::code)
         }
         _of_the_migrations => None,
     };
     let advice = match code.as_deref() {
-        Some("42501") => ": let one who may create tables there do it, with `runledger migrate`",
+        Some("42501") => ": let a user do it who may create tables there, with `runledger migrate`",
         Some("55P03") => ": another start has been at it for too long",
         Some("42P07" | "42723") => ": there is something else of these names; use another database",
         Some(_) | None => "",
