@@ -28,8 +28,9 @@ create function append_batch(
     event_types smallint[],
     event_data text[]
 ) returns text
--- A plan that was made for few rows is many times slower for many.
-language plpgsql set plan_cache_mode = force_custom_plan as $$
+-- A plan that was made for few rows is many times slower for many; and while the statistics don't know
+-- yet of a day's runs, reading them all looks cheaper than looking them up.
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
 declare
     last record;
     letters text[];
@@ -52,7 +53,8 @@ begin
     with mine as materialized (
         select id, last_seq, inbox_n, cancel_at
           from runs
-         where id = any (run_ids) and node_id = me
+         -- Not `=`: an index by owner would go through all runs of the node.
+         where id = any (run_ids) and node_id is not distinct from me
          order by id
            for no key update
     ), judged as (
@@ -145,7 +147,8 @@ create function create_batch(
     out letters text[],
     out holders uuid[]
 )
-language plpgsql set plan_cache_mode = force_custom_plan set lock_timeout = '200ms' as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off
+set lock_timeout = '200ms' as $$
 declare
     alive bigint[];
     asked record;

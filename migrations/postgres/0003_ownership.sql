@@ -15,6 +15,8 @@ begin
     insert into node_batches (node_id, n, answers) values (node, 0, '');
     -- Runs stand in the queue by the time of their creation. Where the clock has been put back
     -- since, that is still to come, and they would wait for it.
+    -- In one order, as all who lock several rows: runs and queue rows by the run's id.
+    perform from queue where run_at > now_ms() and reason <> 'timer' order by run_id for update;
     update queue set run_at = now_ms() where run_at > now_ms() and reason <> 'timer';
     select count(*) into handed_over from queue where reason = 'drain';
 end
@@ -22,10 +24,12 @@ $$;
 
 -- Queues all runs of a node whose fence is dead.
 create function release_runs(of_node bigint, why text) returns bigint
-language plpgsql set plan_cache_mode = force_custom_plan as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
 declare
     queued bigint;
 begin
+    -- In one order, as all who lock several.
+    perform from runs where node_id = of_node order by id for no key update;
     with released as (
         update runs set node_id = null
          where node_id = of_node
@@ -62,7 +66,7 @@ $$;
 -- null where there is none. In several steps: one statement would look with eyes from before its
 -- wait, and miss the runs that the dead node's last commit has made or claimed.
 create function rescue_node(me bigint) returns bigint
-language plpgsql set plan_cache_mode = force_custom_plan as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
 declare
     dead bigint;
 begin
@@ -77,6 +81,7 @@ begin
     end if;
     -- Waits for what that node has under way.
     update nodes set dead_at = now_ms() where node_id = dead and dead_at is null;
+    perform from runs where node_id = dead order by id for no key update;
     -- Runs that were never started cannot have killed anybody. Where a suspect was owned, it did it,
     -- and nobody else.
     update runs set crashes = crashes + 1
@@ -99,7 +104,7 @@ create function claim_runs(
     out reasons text[],
     out is_more boolean
 )
-language plpgsql set plan_cache_mode = force_custom_plan as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
 declare
     now constant bigint := now_ms();
     of_kind text;
@@ -194,7 +199,8 @@ language sql volatile as $$
            set node_id = null,
                crashes = crashes + is_crashed::integer,
                reason = case when is_crashed then 'crash' else reason end
-         where id = of_run and node_id = me
+         -- Not `=`: an index by owner would go through all runs of the node.
+         where id = of_run and node_id is not distinct from me
         returning id, tenant, status, reason, created_at, crashes, inbox_n > inbox_read as has_news
     )
     insert into queue (run_id, kind, reason, tenant, priority, run_at, crashes)

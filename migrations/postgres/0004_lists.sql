@@ -105,7 +105,7 @@ create function show_runs(
     elapseds double precision[],
     metadatas text[]
 ) returns text
-language plpgsql set plan_cache_mode = force_custom_plan as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
 declare
     relabelled uuid[];
 begin
@@ -166,7 +166,8 @@ create function make_batch(
     out holder uuid,
     out taken integer[]
 )
-language plpgsql set plan_cache_mode = force_custom_plan set lock_timeout = '200ms' as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off
+set lock_timeout = '200ms' as $$
 declare
     there record;
 begin

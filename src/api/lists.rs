@@ -56,6 +56,10 @@ pub(super) async fn list(
     parameters: Parameters,
 ) -> Result<Json<Value>, Problem> {
     parameters.only(&FILTERS)?;
+    // No run has one, and not every store takes one to look for.
+    if let Some((name, _)) = parameters.pairs().find(|(_, value)| value.contains('\0')) {
+        return Err(invalid(name, "must not contain NUL"));
+    }
     let limit = parameters.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
     let digest = digest(&parameters);
     let behind = parameters.one("cursor")?.map(|text| place(text, digest)).transpose()?;

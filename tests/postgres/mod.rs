@@ -94,8 +94,11 @@ impl Cluster {
     /// Stops the server at once, as a crash would.
     pub(crate) fn stop(&mut self) {
         run(command("pg_ctl").args(["stop", "-m", "immediate", "-D"]).arg(data(&self.folder)));
+        // Waiting closes the pipe, and its end means that the files may go: it is held meanwhile.
+        let pipe = self.keeper.stdin.take();
         // It has seen its server end.
         let _ = self.keeper.wait();
+        drop(pipe);
     }
 
     /// Starts a stopped server with the data that it had.

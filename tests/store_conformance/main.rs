@@ -10,6 +10,7 @@ mod edge;
 mod erase;
 mod inbox;
 mod kill_loop;
+mod lanes;
 mod list;
 mod nodes;
 mod notices;

@@ -147,3 +147,52 @@ async fn the_time_is_the_databases() {
     }
     assert!(bench.store.clock_skew_ms().abs() < 1000, "it is the same machine's");
 }
+
+#[tokio::test]
+async fn a_user_who_may_change_no_schema_serves_where_it_is_up_to_date() {
+    let url = Database::new().await.url;
+    let made = "do $$ begin create role keeps_runs login;
+                   exception when duplicate_object then null; end $$";
+    execute(&url, made).await;
+    let theirs = url.replace("postgres@", "keeps_runs@");
+    let told = refusal(options(&theirs)).await;
+    assert!(told.contains("with `runledger migrate`"), "{told}");
+    Store::migrate_postgres(&url).await.expect("the owner may");
+    let granted =
+        "grant select, insert, update, delete on all tables in schema public to keeps_runs";
+    execute(&url, granted).await;
+    let store = Store::open_postgres(options(&theirs)).await.expect("it opens");
+    let (node, _) = store.register("guest").await.expect("it registers");
+    let created = store.create(vec![Create { owner: Some(node), ..intent("theirs") }]).await;
+    assert_eq!(created.expect("it is created"), [Created::New]);
+    let drop_last = "do $$ begin
+             execute 'drop table ' || (select max(inhrelid::regclass::text) from pg_inherits
+                                        where inhparent = 'events'::regclass); end $$";
+    execute(&url, drop_last).await;
+    store.maintain().await.expect("it may make days all the same");
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_ours_is_left_as_it_is() {
+    let url = Database::new().await.url;
+    let role = "create_nothing";
+    execute(&url, "drop role if exists create_nothing; create role create_nothing login").await;
+    let told = refusal(options(&url.replace("postgres@", &format!("{role}@")))).await;
+    assert!(told.contains("let one who may create tables there do it"), "{told}");
+    execute(&url, "create table events (theirs text)").await;
+    let told = refusal(options(&url)).await;
+    assert!(told.contains("use another database"), "{told}");
+    let mut session = PgConnection::connect(&url).await.expect("it connects");
+    let tables: i64 = sqlx::query_scalar(
+        "select count(*) from pg_tables where schemaname = 'public' and tablename <> '_sqlx_migrations'",
+    )
+    .fetch_one(&mut session)
+    .await
+    .expect("it counts");
+    assert_eq!(tables, 1, "nothing is half made");
+    execute(&url, "drop table events").await;
+    Store::migrate_postgres(&url).await.expect("now it is made");
+    execute(&url, "update _sqlx_migrations set checksum = 'x' where version = 2").await;
+    let told = refusal(options(&url)).await;
+    assert!(told.contains("a build that was never released"), "{told}");
+}

@@ -125,13 +125,20 @@ async fn by_owner_and_in_lists(bench: &Bench, node: NodeId, runs: &[RunId], time
     bench.successor().await;
 }
 
-/// How long things took; the half of each kind that was faster, at most so long.
+/// How long things took; the median of each kind is told.
 #[derive(Default)]
 struct Times(BTreeMap<&'static str, Vec<Duration>>);
 
 impl Times {
     fn note(&mut self, what: &'static str, began: Instant) {
         self.0.entry(what).or_default().push(began.elapsed());
+    }
+
+    fn tell(self) {
+        for (what, mut took) in self.0 {
+            took.sort();
+            println!("{what}: {:?}", took[took.len() / 2]);
+        }
     }
 }
 
@@ -164,8 +171,56 @@ async fn nothing_reads_more_than_it_needs_of_100_000_runs() {
     assert_eq!(whole, 0, "{since:?}");
 
     println!("row=plans faults_fired={} ops_ok={} value=0", seeded.rows_affected() / 3, runs.len());
-    for (what, mut took) in times.0 {
-        took.sort();
-        println!("{what}: {:?}", took[took.len() / 2]);
+    times.tell();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_read_from_end_to_end_before_the_statistics_know_of_it() {
+    let mut bench = Bench::postgres().await;
+    let mut session = bench.session().await;
+    // They are told that all is empty, and nothing else until the end.
+    sqlx::raw_sql(
+        "do $$ declare part regclass; begin
+             for part in select inhrelid from pg_inherits
+                          where inhparent in ('runs'::regclass, 'events'::regclass) loop
+                 execute format('alter table %s set (autovacuum_enabled = off)', part);
+             end loop; end $$",
+    )
+    .execute(&mut session)
+    .await
+    .expect("they are told");
+    sqlx::raw_sql("vacuum analyze").execute(&mut session).await.expect("they are told");
+    let node = bench.node().await;
+    let before = reads(&mut session).await;
+    let mut runs = Vec::new();
+    let mut times = Times::default();
+    for _ in 0..40 {
+        let owner = Some(node.id);
+        let creates: Vec<Create> = (0..256).map(|_| Create { owner, ..intent("") }).collect();
+        runs.extend(creates.iter().map(|create| create.id));
+        let began = Instant::now();
+        bench.store.create(creates).await.expect("they are created");
+        times.note("create 256 runs", began);
     }
+    for number in 1..=20 {
+        let head = number + 1;
+        let part = runs.iter().step_by(40);
+        let batch: Vec<Append> = part.map(|run| texts(*run, head..=head)).collect();
+        let number = runledger::store::BatchNumber(number);
+        let began = Instant::now();
+        bench.store.append(node.id, number, batch.into()).await.expect("it is committed");
+        times.note("append to 256 runs", began);
+    }
+    bench.store.hand_over(node.id).await.expect("it stops");
+    let next = bench.node().await;
+    for _ in 0..10 {
+        assert_eq!(next.claim_runs(64).await.len(), 64);
+    }
+    bench.row(runs[0]).await;
+    bench.seqs(runs[0]).await;
+    let since = read_since(&mut bench, &mut session, &before).await;
+    let whole: i64 = since.values().map(|(whole, _)| whole).sum();
+    assert_eq!(whole, 0, "{since:?}");
+    println!("row=plans_of_a_new_day faults_fired=1 ops_ok={} value=0", runs.len());
+    times.tell();
 }

@@ -214,14 +214,17 @@ impl Purpose {
 }
 
 /// The settings on which this store depends, whatever the server's are. Commits that are only in
-/// memory are none; those that wait for standbys stay as they are.
+/// memory are none; those that wait for standbys stay as they are. Everything is looked up by a key, also
+/// in a day's first minutes, when the statistics say that there is nothing to be read; and no statement
+/// is so long that it is worth compiling.
 fn greeting(deadline: Duration) -> String {
     let statement = deadline.saturating_sub(SERVER_FIRST).max(deadline / 2).as_millis();
     let silence = deadline.as_millis();
     format!(
         "set statement_timeout = {statement}; set idle_in_transaction_session_timeout = {silence}; \
          set tcp_user_timeout = {silence}; \
-         set default_transaction_isolation = 'read committed'; \
+         set default_transaction_isolation = 'read committed'; set enable_seqscan = off; \
+         set jit = off; \
          select set_config('synchronous_commit', 'on', false) \
           where current_setting('synchronous_commit') = 'off'"
     )

@@ -163,22 +163,8 @@ async fn prepare(address: &PgConnectOptions, place: &str) -> anyhow::Result<()> 
 async fn bring_up_to_date(connection: &mut PgConnection, place: &str) -> anyhow::Result<()> {
     sqlx::raw_sql(SCHEMA_WAIT).execute(&mut *connection).await?;
     let migrations = migrations();
-    // What `run` does; but the compiler can't see that its future may go from thread to thread.
-    match migrations.run_direct(None, &mut *connection, false).await {
-        Ok(()) => {}
-        Err(MigrateError::VersionMissing(version)) => bail!(
-            "{place} was brought up to date by a newer release (schema {version}; this one knows \
-             {}): start that release, or use another database",
-            migrations.iter().map(|one| one.version).max().unwrap_or_default()
-        ),
-        Err(error) => {
-            return Err(error).with_context(|| {
-                format!(
-                    "can't bring the schema of {place} up to date: the user must be allowed to \
-                     create tables there"
-                )
-            });
-        }
+    if !is_up_to_date(connection, &migrations).await? {
+        change(connection, &migrations, place).await?;
     }
     sqlx::query("select make_days($1)")
         .bind(super::DAYS_AHEAD)
@@ -186,6 +172,48 @@ async fn bring_up_to_date(connection: &mut PgConnection, place: &str) -> anyhow:
         .await
         .with_context(|| format!("can't make partitions at {place}"))?;
     Ok(())
+}
+
+/// Whether there is nothing to change: then the user needs no right to.
+async fn is_up_to_date(
+    connection: &mut PgConnection,
+    migrations: &Migrator,
+) -> anyhow::Result<bool> {
+    let (has_begun,): (bool,) =
+        sqlx::query_as("select to_regclass('_sqlx_migrations') is not null")
+            .fetch_one(&mut *connection)
+            .await?;
+    if !has_begun {
+        return Ok(false);
+    }
+    let done: Vec<(i64, Vec<u8>, bool)> =
+        sqlx::query_as("select version, checksum, success from _sqlx_migrations order by version")
+            .fetch_all(connection)
+            .await
+            .context("can't see what was done to the schema")?;
+    let ours = migrations.iter().map(|one| (one.version, one.checksum.to_vec(), true));
+    Ok(ours.eq(done))
+}
+
+async fn change(
+    connection: &mut PgConnection,
+    migrations: &Migrator,
+    place: &str,
+) -> anyhow::Result<()> {
+    // What `run` does; but the compiler can't see that its future may go from thread to thread.
+    match migrations.run_direct(None, connection, false).await {
+        Ok(()) => Ok(()),
+        Err(MigrateError::VersionMissing(version)) => bail!(
+            "{place} was brought up to date by a newer release (schema {version}; this one knows \
+             {}): start that release, or use another database",
+            migrations.iter().map(|one| one.version).max().unwrap_or_default()
+        ),
+        Err(MigrateError::VersionMismatch(version)) => bail!(
+            "{place} was made by a build that was never released (its schema {version} is another): \
+             use another database"
+        ),
+        Err(error) => Err(unchanged_for(error, place)),
+    }
 }
 
 fn migrations() -> Migrator {
@@ -219,4 +247,21 @@ fn unreachable_for(error: &sqlx::Error, address: &PgConnectOptions, place: &str)
              right?"
         ),
     }
+}
+
+/// Why the schema could not be changed, and what to do.
+fn unchanged_for(error: MigrateError, place: &str) -> anyhow::Error {
+    let code = match &error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            error.as_database_error().and_then(DatabaseError::code)
+        }
+        _of_the_migrations => None,
+    };
+    let advice = match code.as_deref() {
+        Some("42501") => ": let one who may create tables there do it, with `runledger migrate`",
+        Some("55P03") => ": another start has been at it for too long",
+        Some("42P07" | "42723") => ": there is something else of these names; use another database",
+        Some(_) | None => "",
+    };
+    anyhow!("can't bring the schema of {place} up to date ({error}){advice}")
 }

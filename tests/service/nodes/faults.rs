@@ -11,7 +11,7 @@ use crate::stub::{Call, Do, calculate};
 const TURNS: usize = 6;
 
 fn turns(call: &Call) -> Vec<Do> {
-    let words = Do::Words(6, Duration::from_millis(4));
+    let words = Do::Words(10, Duration::from_millis(40));
     match call.turn {
         1..TURNS => [vec![words], calculate(2)].concat(),
         _ => vec![words, Do::Finish("stop")],
