@@ -110,12 +110,12 @@ async fn filter(api: &ApiState, parameters: &Parameters) -> Result<Option<Filter
 
 fn several(parameters: &Parameters, name: &str) -> Result<Vec<String>, Problem> {
     let mut values: Vec<String> = parameters.all(name).map(str::to_owned).collect();
-    values.sort();
-    values.dedup();
     if values.len() > VALUES_MAX {
         let detail = format!("may be given at most {VALUES_MAX} times, got {}", values.len());
         return Err(invalid(name, &detail));
     }
+    values.sort();
+    values.dedup();
     Ok(values)
 }
 

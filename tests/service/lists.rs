@@ -207,6 +207,7 @@ async fn what_is_no_filter_is_refused_by_name() {
         ("metadata=a:%00", "metadata", "NUL"),
         (&many("run_id", 201), "run_id", "at most 200 times"),
         (&many("stop_reason", 33), "stop_reason", "at most 32 times"),
+        (&["status=FAILED"; 33].join("&"), "status", "at most 32 times"),
     ] {
         let refused = http.get(&format!("/runs?{query}")).await.expect(422);
         assert_eq!(refused["errors"][0]["parameter"], parameter, "{query}");

@@ -6,7 +6,6 @@ use anyhow::{Context, ensure};
 use progenitor_client::Error;
 use serde_json::json;
 
-#[expect(dead_code, reason = "it is generated, and no program uses all of it")]
 mod runledger {
     include!(concat!(env!("OUT_DIR"), "/runledger.rs"));
 }
