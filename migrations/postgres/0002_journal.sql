@@ -248,7 +248,8 @@ begin
      where ids[place] = any (made);
 
     insert into queue (run_id, kind, reason, tenant, priority, run_at)
-    select id, 'drive', 'new', tenant, 0, created_at
+    -- Where the database's clock was put back, the node's is ahead of it for a while.
+    select id, 'drive', 'new', tenant, 0, least(created_at, now_ms())
       from unnest(ids, tenants, owners, created_ats) as run (id, tenant, owner, created_at)
      where owner is null and id = any (made);
 end

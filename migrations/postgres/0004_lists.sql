@@ -67,22 +67,26 @@ create table secrets (
 
 -- Takes out the labels that these runs have, by the metadata of their rows.
 create function unlabel_runs(run_ids uuid[]) returns void
-language sql volatile as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
+begin
     delete from run_labels as old
      using runs, json_each_text(runs.metadata::json) as label
      where runs.id = any (run_ids) and runs.metadata <> ''
        and old.tenant = runs.tenant and old.key = label.key and old.value = label.value
-       and old.run_id = runs.id
+       and old.run_id = runs.id;
+end
 $$;
 
 -- Enters the labels of these runs, by the metadata of their rows.
 create function label_runs(run_ids uuid[]) returns void
-language sql volatile as $$
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
+begin
     insert into run_labels (tenant, key, value, run_id)
     select runs.tenant, label.key, label.value, runs.id
       from runs, json_each_text(runs.metadata::json) as label
      where runs.id = any (run_ids) and runs.metadata <> ''
-    on conflict do nothing
+    on conflict do nothing;
+end
 $$;
 
 -- Enters the labels of those runs of a create that are new, in the same transaction.
@@ -225,7 +229,7 @@ begin
     insert into events (run_id, seq, type, data)
     select id, 1, type, data from unnest(ids, event_types, event_data) as event (id, type, data);
     insert into queue (run_id, kind, reason, tenant, priority, run_at)
-    select id, 'drive', 'new', of_tenant, 0, created_at
+    select id, 'drive', 'new', of_tenant, 0, least(created_at, now_ms())
       from unnest(ids, created_ats) as run (id, created_at);
     perform label_runs(ids);
 end

@@ -11,8 +11,9 @@ use runledger::store::{
     Append, Appended, BatchNumber, Claimed, Create, Created, InboxNote, Key, KeyKind, Left, Listen,
     NodeId, PostgresOptions, Rescued, RunRow, RunUpdate, Store, StoreError, StoredEvent,
 };
-use sqlx::Connection;
 use sqlx::postgres::PgConnection;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 use uuid::Uuid;
 
 use crate::postgres_server::Database;
@@ -134,6 +135,31 @@ impl Bench {
         let run = create.id;
         assert_eq!(self.create_one(create).await, Created::New);
         run
+    }
+
+    /// Puts a run that waits off until then.
+    pub(crate) async fn put_off(&self, run: RunId, until_ms: i64) {
+        match &self.place {
+            Place::Folder(folder) => {
+                let file = SqliteConnectOptions::new().filename(folder.join("runledger.db"));
+                let mut session = file.connect().await.expect("it connects");
+                sqlx::query("update queue set run_at = $2 where run_id = $1")
+                    .bind(run.0.as_bytes().to_vec())
+                    .bind(until_ms)
+                    .execute(&mut session)
+                    .await
+                    .expect("it is put off");
+                session.close().await.expect("it is closed");
+            }
+            Place::Url(_) => {
+                sqlx::query("update queue set run_at = $2 where run_id = $1")
+                    .bind(run.0)
+                    .bind(until_ms)
+                    .execute(&mut self.session().await)
+                    .await
+                    .expect("it is put off");
+            }
+        }
     }
 
     pub(crate) async fn queued(&self) -> RunId {

@@ -187,3 +187,30 @@ async fn a_text_that_postgresql_can_not_keep_is_refused_as_data() {
     assert!(matches!(refused, Err(StoreError::Data(_))), "{refused:?}");
     assert_eq!(node.append(vec![texts(run, 2..=2)]).await, Ok(vec![Appended::All]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn creates_that_are_asked_one_at_a_time_need_more_than_one_deadline() {
+    let bench = Bench::postgres().await;
+    // Each takes an eighth of a second; all together longer than a deadline.
+    sqlx::raw_sql(
+        "create function be_slow() returns trigger language plpgsql as
+             $$ begin perform pg_sleep(0.125); return null; end $$;
+         create trigger slow before insert on run_keys for each statement execute function be_slow()",
+    )
+    .execute(&mut bench.session().await)
+    .await
+    .expect("it is slow from now on");
+    let two_keys = |n: usize| {
+        let name = runledger::store::Key {
+            kind: runledger::store::KeyKind::RunId,
+            key: format!("name-{n}"),
+        };
+        Create { keys: vec![key(&n.to_string()), name], ..intent("body") }
+    };
+    let batch: Vec<Create> = (0..44).map(two_keys).collect();
+    let began = Instant::now();
+    let created = bench.store.create(batch).await.expect("they are created");
+    assert_eq!(created, [Created::New; 44]);
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(5), "the control: one deadline would not do: {took:?}");
+}

@@ -1,5 +1,7 @@
 //! The create lane: keys, run, queue row and first events in one statement (`create_batch`).
 
+use std::sync::Arc;
+
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
@@ -15,6 +17,9 @@ use crate::store::{Create, Created, StoreError};
 /// come to an end keeps nobody else.
 const TRIES_MAX: usize = 4;
 
+/// How many creates that are each asked alone share one deadline.
+const ALONE_MAX: usize = 16;
+
 const CREATE: &str = "select letters, holders
        from create_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
                          $18, $19, $20)";
@@ -29,16 +34,36 @@ impl Postgres {
         &self,
         batch: Vec<Create>,
     ) -> Result<Vec<Created>, StoreError> {
+        let mut done = vec![Created::Busy; batch.len()];
+        // What two keys name is found out one create at a time.
+        let (alone, together): (Vec<usize>, Vec<usize>) =
+            (0..batch.len()).partition(|place| batch[*place].keys.len() > 1);
+        let alone: Vec<Vec<usize>> = alone.into_iter().map(|place| vec![place]).collect();
+        let parts = alone.chunks(ALONE_MAX).map(<[_]>::to_vec).chain([vec![together]]);
+        let batch = Arc::new(batch);
+        for groups in parts {
+            for (place, created) in self.create_groups(Arc::clone(&batch), groups).await? {
+                done[place] = created;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Creates groups of a batch, one after another, within one deadline.
+    async fn create_groups(
+        &self,
+        batch: Arc<Vec<Create>>,
+        groups: Vec<Vec<usize>>,
+    ) -> Result<Vec<(usize, Created)>, StoreError> {
+        if groups.iter().all(Vec::is_empty) {
+            return Ok(Vec::new());
+        }
         self.creates
             .run(move |connection| {
                 Box::pin(async move {
-                    let mut done = vec![Created::Busy; batch.len()];
-                    // What two keys name is found out one create at a time.
-                    let (alone, together): (Vec<usize>, Vec<usize>) =
-                        (0..batch.len()).partition(|place| batch[*place].keys.len() > 1);
-                    let groups = alone.into_iter().map(|place| vec![place]).chain([together]);
-                    for group in groups.filter(|group| !group.is_empty()) {
-                        create_group(connection, &batch, group, &mut done).await?;
+                    let mut done = Vec::new();
+                    for group in groups {
+                        done.extend(create_group(connection, &batch, group).await?);
                     }
                     Ok(done)
                 })
@@ -52,23 +77,23 @@ async fn create_group(
     connection: &mut PgConnection,
     batch: &[Create],
     mut open: Vec<usize>,
-    done: &mut [Created],
-) -> Result<(), sqlx::Error> {
+) -> Result<Vec<(usize, Created)>, sqlx::Error> {
+    let mut done = Vec::new();
     for attempt in 1..=TRIES_MAX {
         let creates: Vec<&Create> = open.iter().map(|place| &batch[*place]).collect();
         let created = match ask(connection, &creates, attempt > 1).await {
             Err(error) if is_contended(&error) && attempt < TRIES_MAX => continue,
             asked => asked?,
         };
-        for (place, created) in open.iter().zip(created) {
-            done[*place] = created;
-        }
-        open.retain(|place| done[*place] == Created::Busy);
+        let told: Vec<(usize, Created)> = open.into_iter().zip(created).collect();
+        open =
+            told.iter().filter(|(_, of)| *of == Created::Busy).map(|(place, _)| *place).collect();
+        done.extend(told);
         if open.is_empty() {
             break;
         }
     }
-    Ok(())
+    Ok(done)
 }
 
 async fn ask(

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnection;
 
 use super::create::{bind_key, key_holder};
-use super::{Sqlite, id_of, store_error};
+use super::{Sqlite, id_of, now_ms, store_error};
 use crate::run::{RunId, Status};
 use crate::store::{BatchCreated, BatchId, BatchRow, BatchRun, CreateBatch, StoreError};
 
@@ -27,7 +27,7 @@ const INSERTS: [&str; 5] = [
     "insert into events (run_id, seq, type, data)
      select unhex(value ->> 'id'), 1, value ->> 'type', value ->> 'data' from json_each($1)",
     "insert into queue (run_id, kind, reason, tenant, priority, run_at)
-     select unhex(value ->> 'id'), 'drive', 'new', value ->> 'tenant', 0, value ->> 'created_at'
+     select unhex(value ->> 'id'), 'drive', 'new', value ->> 'tenant', 0, value ->> 'queued_at'
        from json_each($1)",
     "insert into run_labels (tenant, key, value, run_id)
      select run.value ->> 'tenant', label.key, label.value, unhex(run.value ->> 'id')
@@ -164,6 +164,7 @@ async fn insert(connection: &mut SqliteConnection, batch: &CreateBatch) -> Resul
 
 /// The runs as one JSON parameter.
 fn rows(batch: &CreateBatch) -> Result<String, StoreError> {
+    let now_ms = now_ms();
     let row = |run: &crate::store::Create| match run.events.as_slice() {
         [queued] if queued.seq.0 == 1 => Ok(json!({
             "id": run.id.0.simple().to_string(),
@@ -173,6 +174,8 @@ fn rows(batch: &CreateBatch) -> Result<String, StoreError> {
             "model": run.model,
             "created_by": run.created_by,
             "created_at": run.created_at_ms,
+            // Where the clock was put back, that is still to come.
+            "queued_at": run.created_at_ms.min(now_ms),
             "input_preview": run.input_preview,
             "metadata": run.metadata,
             "batch": batch.id.0.simple().to_string(),

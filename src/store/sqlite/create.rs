@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use sqlx::sqlite::SqliteConnection;
 
 use super::labels::label;
-use super::{Sqlite, as_i64, id_bytes, id_of, store_error};
+use super::{Sqlite, as_i64, id_bytes, id_of, now_ms, store_error};
 use crate::run::RunId;
 use crate::store::{Create, Created, Key, NodeId, StoreError};
 
@@ -78,7 +78,8 @@ async fn create_one(
         )
         .bind(id_bytes(create.id))
         .bind(&create.tenant)
-        .bind(create.created_at_ms)
+        // Where the clock was put back, that is still to come.
+        .bind(create.created_at_ms.min(now_ms()))
         .execute(&mut *connection)
         .await
         .map_err(store_error)?;
