@@ -22,17 +22,26 @@ begin
 end
 $$;
 
--- Queues all runs of a node whose fence is dead.
-create function release_runs(of_node bigint, why text) returns bigint
+-- Locks all runs of a node whose fence is dead: it gets no more. Asked once, because each look goes
+-- through all that the node has owned since the last vacuum; what follows goes by the ids.
+create function lock_runs(of_node bigint) returns uuid[]
+language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
+begin
+    -- In one order, as all who lock several.
+    return (select array_agg(id)
+              from (select id from runs where node_id = of_node order by id for no key update) as held);
+end
+$$;
+
+-- Queues the runs of a node whose fence is dead: all of them, and they are locked.
+create function release_runs(of_node bigint, ids uuid[], why text) returns bigint
 language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
 declare
     queued bigint;
 begin
-    -- In one order, as all who lock several.
-    perform from runs where node_id = of_node order by id for no key update;
     with released as (
         update runs set node_id = null
-         where node_id = of_node
+         where id = any (ids)
         returning id, status, tenant, created_at, crashes, inbox_n > inbox_read as has_news
     )
     insert into queue (run_id, kind, reason, tenant, priority, run_at, crashes)
@@ -58,7 +67,7 @@ begin
     perform from node_leases where node_id = me for update;
     -- Waits for what this node has under way; the next step sees it.
     update nodes set dead_at = now_ms() where node_id = me and dead_at is null;
-    return release_runs(me, 'drain');
+    return release_runs(me, lock_runs(me), 'drain');
 end
 $$;
 
@@ -69,6 +78,7 @@ create function rescue_node(me bigint) returns bigint
 language plpgsql set plan_cache_mode = force_custom_plan set enable_seqscan = off set jit = off as $$
 declare
     dead bigint;
+    ids uuid[];
 begin
     select node_id into dead
       from node_leases
@@ -81,16 +91,16 @@ begin
     end if;
     -- Waits for what that node has under way.
     update nodes set dead_at = now_ms() where node_id = dead and dead_at is null;
-    perform from runs where node_id = dead order by id for no key update;
+    ids := lock_runs(dead);
     -- Runs that were never started cannot have killed anybody. Where a suspect was owned, it did it,
     -- and nobody else.
     update runs set crashes = crashes + 1
-     where node_id = dead
+     where id = any (ids)
        and (crashes >= 2
             or (status = 'RUNNING'
                 and not exists (select from runs as suspect
-                                 where suspect.node_id = dead and suspect.crashes >= 2)));
-    return release_runs(dead, 'crash');
+                                 where suspect.id = any (ids) and suspect.crashes >= 2)));
+    return release_runs(dead, ids, 'crash');
 end
 $$;
 
@@ -125,13 +135,14 @@ begin
     foreach of_kind in array array['inbox', 'drive'] loop
         room := case of_kind when 'inbox' then 64 else fair_share(me, free_slots, now) end;
         -- From 2 crashes on a run is suspected of killing its node: only one such run is owned at a
-        -- time, and while it is, the node's death counts for it alone. Those behind it pass.
+        -- time, and while it is, the node's death counts for it alone. Those behind it pass. Beyond 5
+        -- crashes a run is only ended: nobody waits for one whose end can't be written.
         select run_id into suspect
           from queue
          where kind = of_kind and crashes >= 2 and run_at <= now
          order by priority, run_at, run_id
          limit 1;
-        if found and exists (select from runs where node_id = me and crashes >= 2) then
+        if found and exists (select from runs where node_id = me and crashes between 2 and 5) then
             suspect := null;
         end if;
 

@@ -133,7 +133,7 @@ async fn some_end(api: &ApiState, batch: &BatchRow, deadline: Instant) -> Result
     let active = batch.runs.iter().find(|run| !run.status.is_terminal());
     let Some(active) = active else { return Ok(()) };
     let mut watch = api.hub.watch(active.id);
-    let Some(row) = api.store.load(active.id).await? else { return Ok(()) };
+    let Some(row) = api.store.load_for_client(active.id).await? else { return Ok(()) };
     let until = deadline.min(Instant::now() + LOOK);
     let mut seen = row.last_seq;
     while !row.status.is_terminal() {

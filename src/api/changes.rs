@@ -69,7 +69,7 @@ async fn check(api: &ApiState, row: &RunRow, change: &Change) -> Result<(), Prob
     if change.limits.is_none() {
         return Ok(());
     }
-    let state = wire::fold(&api.store.log_for_fold(row.id).await?)?;
+    let state = wire::fold(&api.store.log_for_client(row.id).await?)?;
     let errors: Vec<FieldError> = change
         .limits
         .refusals(&state.limits(&spec_of(row)?))

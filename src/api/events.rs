@@ -63,7 +63,7 @@ pub(super) async fn page(
         let query = Query { run: row.id, limit, types, end };
         query.forward(&api, &mut watch, after, Instant::now() + wait).await?
     };
-    let row = api.store.load(row.id).await?.ok_or_else(|| Problem::not_found("run"))?;
+    let row = api.store.load_for_client(row.id).await?.ok_or_else(|| Problem::not_found("run"))?;
     let mut body = String::from(r#"{"data":["#);
     for (place, event) in page.data.iter().enumerate() {
         if place > 0 {

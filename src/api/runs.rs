@@ -280,7 +280,7 @@ pub(super) async fn waited(
         Some(_) | None => row,
     };
     drop(watch);
-    let state = wire::fold(&api.store.log_for_fold(row.id).await?)?;
+    let state = wire::fold(&api.store.log_for_client(row.id).await?)?;
     // The log decides, and what only the row knows is never older than it; where the log is shorter,
     // the run was erased meanwhile.
     let row = if row.last_seq == state.last_seq { row } else { load(api, row.id).await? };
@@ -359,7 +359,7 @@ pub(super) async fn find(api: &ApiState, name: &str) -> Result<(RunRow, Watch), 
 }
 
 pub(super) async fn load(api: &ApiState, run: RunId) -> Result<RunRow, Problem> {
-    api.store.load(run).await?.ok_or_else(|| Problem::not_found("run"))
+    api.store.load_for_client(run).await?.ok_or_else(|| Problem::not_found("run"))
 }
 
 fn path(row: &RunRow, rest: &str) -> HeaderValue {

@@ -5,6 +5,7 @@
 //! half done by dropping its future: each write is one transaction in a task of its own.
 
 mod batches;
+mod clients;
 mod listing;
 pub mod postgres;
 mod rows;
@@ -21,6 +22,8 @@ pub use listing::*;
 pub use postgres::{Listen, Postgres, PostgresOptions};
 pub use rows::*;
 pub use sqlite::Sqlite;
+
+use clients::Reader;
 
 use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq};
@@ -212,8 +215,8 @@ impl Store {
         }
     }
 
-    /// Renews this node's lease, says how many of its slots are in use, and tells what it owns: a run
-    /// of it that has no driver was lost between two steps.
+    /// Renews this node's lease, says how many of its slots are in use, and tells what it owns, where
+    /// that is found in time: a run of it that has no driver was lost between two steps.
     ///
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
@@ -376,8 +379,8 @@ impl Store {
     /// What a driver needs to fold: everything but the deltas of turns that have ended.
     pub async fn log_for_fold(&self, run: RunId) -> Result<Vec<StoredEvent>, StoreError> {
         match self {
-            Store::Sqlite(store) => store.log_for_fold(run).await,
-            Store::Postgres(store) => store.log_for_fold(run).await,
+            Store::Sqlite(store) => store.log_for_fold(run, Reader::Driver).await,
+            Store::Postgres(store) => store.log_for_fold(run, Reader::Driver).await,
         }
     }
 
@@ -402,12 +405,13 @@ impl Store {
     /// A run's row, for its owner.
     pub async fn load(&self, run: RunId) -> Result<Option<RunRow>, StoreError> {
         match self {
-            Store::Sqlite(store) => store.load(run).await,
-            Store::Postgres(store) => store.load(run).await,
+            Store::Sqlite(store) => store.load(run, Reader::Driver).await,
+            Store::Postgres(store) => store.load(run, Reader::Driver).await,
         }
     }
 
-    /// How many queued runs come before this one, and itself: 1 is next. None where it isn't queued.
+    /// How many queued runs come before this one, and itself: 1 is next. None where it isn't queued,
+    /// or stands behind [`PLACES`].
     pub async fn queue_position(&self, run: RunId) -> Result<Option<u64>, StoreError> {
         match self {
             Store::Sqlite(store) => store.queue_position(run).await,

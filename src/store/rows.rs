@@ -232,6 +232,9 @@ pub struct Claims {
 /// A heartbeat's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beat {
+    /// Whether the store could tell what the node owns. Where not, the lease is renewed all the same,
+    /// and the lists are empty.
+    pub is_listed: bool,
     /// All runs that the node owns.
     pub owned: Vec<RunId>,
     /// Those of them whose inbox has rows that they have not read.

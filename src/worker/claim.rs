@@ -44,7 +44,7 @@ impl Pool {
     /// create or claim was lost, or their driver let go while the store was away.
     pub(super) async fn sweep(&mut self) {
         let (node, beat) = self.beats.borrow_and_update().clone();
-        if node != self.tools.node.id {
+        if node != self.tools.node.id || !beat.is_listed {
             return;
         }
         let is_orphan =

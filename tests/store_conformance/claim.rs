@@ -1,11 +1,14 @@
 //! Ownership: claim, letting go, hand-over, rescue.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use runledger::run::RunId;
-use runledger::store::{Append, Appended, LetGo, StoreError};
+use runledger::store::{
+    Append, Appended, BatchCreated, BatchId, Create, CreateBatch, LetGo, StoreError,
+};
 
-use crate::bench::{Bench, Node, event, to};
+use crate::bench::{Bench, Node, TENANT, event, intent, to};
 
 impl Bench {
     /// Queues a run that has so many crashes, at its own place.
@@ -95,17 +98,42 @@ async fn yields(times: usize) {
 
 pub(crate) async fn what_is_not_due_waits(bench: Bench) {
     let node = bench.node().await;
-    let later = bench.queued_at(bench.store.now_ms() + 3_600_000).await;
+    let later = bench.queued().await;
+    bench.put_off(later, bench.store.now_ms() + 3_600_000).await;
     let now = bench.queued().await;
     assert_eq!(node.claim_runs(9).await, [now]);
     assert_eq!(bench.store.queue_position(later).await.expect("it is read"), Some(1));
 }
 
 pub(crate) async fn a_clock_that_was_put_back_keeps_nothing_waiting(bench: Bench) {
-    let run = bench.queued_at(bench.store.now_ms() + 3_600_000).await;
+    let later = bench.store.now_ms() + 3_600_000;
+    // The node that creates it still goes by the clock of before.
+    let run = bench.queued_at(later).await;
+    let of_a_batch = Create { created_at_ms: later, ..intent("in a batch") };
+    let in_batch = of_a_batch.id;
+    let batch = CreateBatch {
+        id: BatchId(intent("").id.0),
+        tenant: TENANT.to_owned(),
+        key: None,
+        digest: String::new(),
+        metadata: "{}".to_owned(),
+        created_by: "local".to_owned(),
+        created_at_ms: later,
+        runs: vec![of_a_batch],
+    };
+    let created = bench.store.create_batch(Arc::new(batch)).await;
+    assert_eq!(created.ok(), Some(BatchCreated::New));
+    let node = bench.node().await;
+    let claimed: BTreeSet<RunId> = node.claim_runs(9).await.into_iter().collect();
+    assert_eq!(claimed, BTreeSet::from([run, in_batch]));
+    bench.let_go(&node, run, LetGo::ForSlot).await;
+    // It was queued before the clock was put back.
+    bench.put_off(run, later).await;
+    assert_eq!(node.claim_runs(9).await, [], "the control waits");
     for _start in 0..2 {
         let (node, _rescued) = bench.successor().await;
-        assert_eq!(node.claim_runs(9).await, [run], "a new start may read another clock");
+        let claimed: BTreeSet<RunId> = node.claim_runs(9).await.into_iter().collect();
+        assert_eq!(claimed, BTreeSet::from([run, in_batch]), "a new start may read another clock");
         bench.let_go(&node, run, LetGo::ForSlot).await;
         assert_eq!(node.claim_runs(9).await, [run]);
         // The next start rescues it, by the time of its creation.
@@ -159,6 +187,22 @@ pub(crate) async fn nothing_waits_behind_a_suspect(bench: Bench) {
     assert_eq!(node.append(vec![news_read]).await, Ok(vec![Appended::All]));
     bench.let_go(&node, second, LetGo::ForSlot).await;
     assert_eq!(node.claim_runs(9).await, [first]);
+}
+
+pub(crate) async fn nobody_waits_for_a_run_that_is_given_up(bench: Bench) {
+    let node = bench.node().await;
+    let first = bench.queued_at(10).await;
+    bench.crashed(&node, first, 5).await;
+    assert_eq!(node.claim_runs(1).await, [first]);
+    let second = bench.queued_at(20).await;
+    bench.crashed(&node, second, 2).await;
+    assert_eq!(node.claim_runs(9).await, [], "the control: it may be driven once more");
+    bench.let_go(&node, first, LetGo::Crashed).await;
+    assert_eq!(node.claim_runs(9).await, [first], "its end is to be written");
+    assert_eq!(node.claim_runs(9).await, [second], "which may not succeed");
+    let third = bench.queued_at(30).await;
+    bench.crashed(&node, third, 2).await;
+    assert_eq!(node.claim_runs(9).await, [], "still one suspect at a time");
 }
 
 pub(crate) async fn a_run_that_waits_for_a_slot_keeps_its_place_and_its_reason(bench: Bench) {
@@ -276,4 +320,5 @@ pub(crate) async fn places_in_the_queue_and_counts_are_told(bench: Bench) {
     assert_eq!((place(first).await, place(second).await), (None, Some(1)));
     let counts = bench.store.counts().await.expect("it is counted");
     assert_eq!((counts.queued, counts.owned), (1, 1));
+    bench.store.ping().await.expect("it answers");
 }

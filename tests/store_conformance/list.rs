@@ -301,7 +301,11 @@ pub(crate) async fn places_in_the_queue_are_told(bench: Bench) {
         later.push(Create { id, created_at_ms: first_ms + 1000, ..intent("queued") });
     }
     let last = later[later.len() - 1].id;
+    let (told, untold) = (later[later.len() - 6].id, later[later.len() - 5].id);
     bench.store.create(later).await.expect("they are created");
+    let place = async |run| bench.store.queue_position(run).await.expect("it is read");
+    assert_eq!(place(told).await, Some(u64::from(PLACES)));
+    assert_eq!((place(untold).await, place(last).await), (None, None));
     let far =
         Filter { from: Some(last), below: Some(made_at(first_ms + 1001, 0)), ..Filter::default() };
     let seen = list(&bench, &far, 1).await.remove(0);

@@ -75,6 +75,7 @@ conformance!(sqlite, postgres => {
         a_clock_that_was_put_back_keeps_nothing_waiting,
         runs_with_news_are_claimed_beyond_the_slots,
         nothing_waits_behind_a_suspect,
+        nobody_waits_for_a_run_that_is_given_up,
         a_suspects_turn_has_its_time_when_its_place_comes,
         a_run_that_waits_for_a_slot_keeps_its_place_and_its_reason,
         a_panic_counts_as_a_crash,

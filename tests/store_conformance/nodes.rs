@@ -327,3 +327,128 @@ async fn a_clean_stop_and_a_rescue_of_the_same_node_do_not_wait_for_each_other()
     assert_eq!(crashes, (1, 0));
     assert_eq!(node.claim_runs(9).await.len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_renewed_though_nobody_can_tell_what_the_node_owns() {
+    let bench = Bench::postgres().await;
+    let Place::Url(url) = &bench.place else { panic!("it is PostgreSQL") };
+    let short = PostgresOptions { lease: Duration::from_secs(2), ..options(url) };
+    let store = Store::open_postgres(short).await.expect("it opens");
+    let (id, _) = store.register("slow").await.expect("it registers");
+    let node = Node { store, id, number: BatchNumber::default() };
+    let run = node.born().await;
+    let mut session = bench.session().await;
+    let mut open = session.begin().await.expect("it begins");
+    sqlx::query("lock table runs in access exclusive mode")
+        .execute(&mut *open)
+        .await
+        .expect("nobody looks at runs");
+    bench.end_lease(id).await;
+    let began = Instant::now();
+    let beat = node.store.heartbeat(id, 1, 0).await.expect("its lease is renewed");
+    assert!(!beat.is_listed && beat.owned.is_empty(), "{beat:?}");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let is_renewed: bool =
+        sqlx::query_scalar("select lease_until > now() from node_leases where node_id = $1")
+            .bind(id.0)
+            .fetch_one(&mut bench.session().await)
+            .await
+            .expect("it is read");
+    assert!(is_renewed);
+    open.rollback().await.expect("it is let go");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let beat = node.store.heartbeat(id, 1, 0).await.expect("it lives");
+        if beat.is_listed {
+            assert_eq!(beat.owned, [run]);
+            break;
+        }
+        assert!(Instant::now() < deadline, "it is never listed");
+    }
+    node.store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_a_run_of_a_dead_node_in_hand_comes_to_the_end() {
+    let bench = Bench::postgres().await;
+    let (node, mut dead) = (bench.node().await, bench.node().await);
+    for is_in_time in [true, false] {
+        let run = dead.started().await;
+        let (mut session, mut watch) = (bench.session().await, bench.session().await);
+        let mut open = session.begin().await.expect("it begins");
+        sqlx::query("select leave_note('default', $1, 'note', 'a', '{}')")
+            .bind(run.0)
+            .execute(&mut *open)
+            .await
+            .expect("it is left");
+        bench.end_lease(dead.id).await;
+        let began = Instant::now();
+        let rescue = bench.rescue(&node);
+        let end = async {
+            waiting(&mut watch, 1).await;
+            // The first round is over after half a second, the second after a whole one.
+            while began.elapsed() < Duration::from_millis(700) {
+                tokio::task::yield_now().await;
+            }
+            if is_in_time {
+                open.commit().await.expect("it was spared");
+            } else {
+                waiting(&mut watch, 0).await;
+                open.commit().await.expect_err("the control: it was ended");
+            }
+        };
+        let (rescued, ()) = tokio::join!(rescue, end);
+        assert_eq!(rescued, 1);
+        let claimed = node.claim(9).await;
+        assert_eq!(claimed.len(), 1);
+        assert_eq!((claimed[0].run, claimed[0].for_inbox), (run, is_in_time));
+        dead = bench.node().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_and_drivers_and_the_beginnings_of_nodes_wait_for_no_others() {
+    let bench = Bench::postgres().await;
+    let node = bench.node().await;
+    let (run, other) = (node.born().await, node.born().await);
+    let (mut session, mut watch) = (bench.session().await, bench.session().await);
+    // Four connections of drivers and six of clients wait for this.
+    for (drivers, clients) in [(4, 0), (0, 6)] {
+        let mut open = session.begin().await.expect("it begins");
+        sqlx::query("select from runs where id = $1 for update")
+            .bind(run.0)
+            .execute(&mut *open)
+            .await
+            .expect("it is held");
+        let mut busy = tokio::task::JoinSet::new();
+        for _ in 0..drivers {
+            let (store, me) = (bench.store.clone(), node.id);
+            let why = runledger::store::LetGo::ForSlot;
+            busy.spawn(async move { drop(store.requeue(me, run, why).await) });
+        }
+        for n in 0..clients {
+            let store = bench.store.clone();
+            let note = runledger::store::InboxNote {
+                kind: "note",
+                dedupe_key: format!("{n}"),
+                body: "{}".to_owned(),
+            };
+            busy.spawn(async move { drop(store.leave(crate::bench::TENANT, run, note).await) });
+        }
+        waiting(&mut watch, drivers + clients).await;
+        if drivers > 0 {
+            bench.store.load_for_client(other).await.expect("clients read");
+            bench.store.log_for_client(other).await.expect("clients read");
+            bench.store.ping().await.expect("clients read");
+            let (next, _) = bench.store.register("next").await.expect("nodes begin");
+            bench.store.hand_over(next).await.expect("nodes end");
+        } else {
+            bench.store.load(other).await.expect("drivers read");
+            bench.store.log_for_fold(other).await.expect("drivers read");
+        }
+        let (mine, is_held) = (busy.len(), busy.try_join_next().is_none());
+        assert!(is_held, "the control: {mine} wait still");
+        open.rollback().await.expect("it is let go");
+        while busy.join_next().await.is_some() {}
+    }
+}

@@ -36,6 +36,9 @@ const READ: Duration = Duration::from_secs(3);
 /// How long a write may take, waits for others included.
 const WRITE: Duration = Duration::from_secs(5);
 
+/// How long a node's beginning and end may take, and a rescue: they change all runs that a node owns.
+const TAKE_OVER: Duration = Duration::from_secs(20);
+
 /// How long the making of partitions may take: it waits for whoever holds the tables.
 const MAINTAIN: Duration = Duration::from_secs(30);
 
@@ -50,8 +53,12 @@ const DRIVERS: u32 = 4;
 /// For how many days ahead there are partitions.
 const DAYS_AHEAD: i32 = 7;
 
-/// The store of several nodes. At most 17 connections each: ten for clients and drivers, and seven that
-/// nobody else's work may hold up (two lanes, claims, heartbeats, notices, the listener, upkeep).
+/// How many connections begin and end nodes: a rescue that takes long holds up no other.
+const NODES: u32 = 2;
+
+/// The store of several nodes. At most 20 connections each: ten for clients and drivers, and ten that
+/// nobody else's work may hold up (two lanes, claims, heartbeats, what a node owns, notices, the
+/// listener, upkeep, and two for the beginning and the end of nodes).
 #[derive(Clone, Debug)]
 pub struct Postgres {
     /// Host, port and database, without the password.
@@ -65,6 +72,9 @@ pub struct Postgres {
     claims: Edge,
     /// Never behind anybody's work.
     beats: Edge,
+    /// What this node owns: it may be slow, and no heartbeat waits for it.
+    owned: Edge,
+    nodes: Edge,
     notices: Edge,
     drivers: Edge,
     clients: Edge,
@@ -127,6 +137,8 @@ impl Postgres {
             &self.appends,
             &self.claims,
             &self.beats,
+            &self.owned,
+            &self.nodes,
             &self.notices,
             &self.drivers,
             &self.clients,

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::clock::Clock;
 use super::edge::{Breaks, Edge};
 use super::notices::Ear;
-use super::{CLIENTS, DRIVERS, MAINTAIN, Postgres, READ, WRITE};
+use super::{CLIENTS, DRIVERS, MAINTAIN, NODES, Postgres, READ, TAKE_OVER, WRITE};
 
 /// The oldest PostgreSQL on which this store was tried: it has what we ask of it, and is the oldest
 /// that its makers keep.
@@ -77,6 +77,8 @@ impl Postgres {
             claims: edge("claim", 1, WRITE),
             // A beat that is later than that is not worth waiting for: the next may still be in time.
             beats: edge("heartbeat", 1, (lease / 3).clamp(BEAT_MIN, WRITE)),
+            owned: edge("owned", 1, READ),
+            nodes: edge("nodes", NODES, TAKE_OVER),
             notices: edge("notify", 1, READ),
             drivers: edge("drivers", DRIVERS, WRITE),
             clients: edge("clients", CLIENTS, READ),

@@ -16,16 +16,18 @@ const RESCUES_MAX: usize = 64;
 /// How long a rescue waits for what a dead node has under way, before it is ended.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Renews a lease, and tells what its node owns. A node that was declared dead has none.
-const BEAT: &str = "with beat as (
-         update node_leases
-            set lease_until = clock_timestamp() + $2 * interval '1 millisecond', slots = $3, busy = $4
-          where node_id = $1
-            and exists (select from nodes where nodes.node_id = $1 and dead_at is null)
-         returning node_id)
-     select floor(extract(epoch from clock_timestamp()) * 1000000)::bigint,
-            runs.id, runs.inbox_n > runs.inbox_read
-       from beat left join runs on runs.node_id = beat.node_id and runs.node_id = $1";
+/// Renews a lease. A node that was declared dead has none. It looks at nothing else: what a node owns
+/// is found slowly where a long transaction keeps the vacuum from what it owned before.
+const BEAT: &str = "update node_leases
+        set lease_until = clock_timestamp() + $2 * interval '1 millisecond', slots = $3, busy = $4
+      where node_id = $1
+        and exists (select from nodes where nodes.node_id = $1 and dead_at is null)
+     returning floor(extract(epoch from clock_timestamp()) * 1000000)::bigint";
+
+const OWNED: &str = "select id, inbox_n > inbox_read from runs where node_id = $1";
+
+/// The part of the lease that a heartbeat waits for what its node owns, once the lease is renewed.
+const OWNED_PART: u32 = 5;
 
 impl Postgres {
     /// Takes nothing over: that is for `rescue`.
@@ -34,7 +36,7 @@ impl Postgres {
         name: &str,
     ) -> Result<(NodeId, Rescued), StoreError> {
         let (name, lease_ms) = (name.to_owned(), self.lease_ms());
-        self.drivers
+        self.nodes
             .run(move |connection| {
                 Box::pin(async move {
                     let (node, handed_over): (i64, i64) =
@@ -51,7 +53,7 @@ impl Postgres {
     }
 
     pub(in crate::store) async fn hand_over(&self, node: NodeId) -> Result<u64, StoreError> {
-        self.drivers
+        self.nodes
             .run(move |connection| {
                 Box::pin(async move {
                     let (queued,): (i64,) = sqlx::query_as("select hand_over($1)")
@@ -71,35 +73,56 @@ impl Postgres {
         busy: u32,
     ) -> Result<Beat, StoreError> {
         let (clock, lease_ms) = (self.clock.clone(), self.lease_ms());
-        let rows: Vec<(i64, Option<Uuid>, Option<bool>)> = self
+        let renewed: Option<(i64,)> = self
             .beats
             .run(move |connection| {
                 Box::pin(async move {
                     let asked = Instant::now();
-                    let rows: Vec<(i64, Option<Uuid>, Option<bool>)> = sqlx::query_as(BEAT)
+                    let renewed: Option<(i64,)> = sqlx::query_as(BEAT)
                         .bind(node.0)
                         .bind(lease_ms)
                         .bind(i32::try_from(slots).unwrap_or(i32::MAX))
                         .bind(i32::try_from(busy).unwrap_or(i32::MAX))
-                        .fetch_all(connection)
+                        .fetch_optional(connection)
                         .await?;
-                    if let Some((database_us, ..)) = rows.first() {
-                        clock.learn(asked, *database_us);
+                    if let Some((database_us,)) = renewed {
+                        clock.learn(asked, database_us);
                     }
-                    Ok(rows)
+                    Ok(renewed)
                 })
             })
             .await?;
-        if rows.is_empty() {
+        if renewed.is_none() {
             return Err(StoreError::Fenced);
         }
-        let mut beat = Beat::default();
-        for (_, id, has_news) in rows {
-            let Some(run) = id.map(RunId) else { continue };
-            beat.owned.push(run);
-            beat.news.extend((has_news == Some(true)).then_some(run));
+        match timeout(self.lease / OWNED_PART, self.owned(node)).await {
+            Ok(Ok(beat)) => Ok(beat),
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error, "what this node owns can't be listed");
+                Ok(Beat::default())
+            }
+            Err(_late) => {
+                tracing::warn!("what this node owns takes too long to list");
+                Ok(Beat::default())
+            }
         }
-        Ok(beat)
+    }
+
+    async fn owned(&self, node: NodeId) -> Result<Beat, StoreError> {
+        self.owned
+            .run(move |connection| {
+                Box::pin(async move {
+                    let rows: Vec<(Uuid, bool)> =
+                        sqlx::query_as(OWNED).bind(node.0).fetch_all(connection).await?;
+                    let mut beat = Beat { is_listed: true, ..Beat::default() };
+                    for (id, has_news) in rows {
+                        beat.owned.push(RunId(id));
+                        beat.news.extend(has_news.then_some(RunId(id)));
+                    }
+                    Ok(beat)
+                })
+            })
+            .await
     }
 
     /// Takes over from the nodes whose lease has ended, one after another.
@@ -115,22 +138,25 @@ impl Postgres {
     }
 
     /// None where no lease has ended. What a dead node still has under way may hold it up; after a
-    /// while that is ended: it would be refused anyway.
+    /// while that is ended: it would be refused anyway. Others who have one of its runs in hand get
+    /// another while to come to their end.
     async fn rescue_one(&self, me: NodeId) -> Result<Option<u64>, StoreError> {
         let clients = self.clients.clone();
-        self.drivers
+        self.nodes
             .run(move |connection| {
                 Box::pin(async move {
                     let (pid,): (i32,) = sqlx::query_as("select pg_backend_pid()")
                         .fetch_one(&mut *connection)
                         .await?;
                     let mut rescue = std::pin::pin!(rescue_node(connection, me));
+                    let mut round = 0;
                     loop {
                         if let Ok(done) = timeout(PATIENCE, &mut rescue).await {
                             return done;
                         }
+                        round += 1;
                         let ended = clients.run(move |connection| {
-                            Box::pin(async move { end_blockers(connection, pid).await })
+                            Box::pin(async move { end_blockers(connection, pid, round).await })
                         });
                         match ended.await {
                             Ok(0) => {}
@@ -162,13 +188,23 @@ async fn rescue_node(
     Ok(runs.map(i64::unsigned_abs))
 }
 
-/// Ends the sessions for which this one waits. The same database role may do so.
-async fn end_blockers(connection: &mut PgConnection, pid: i32) -> Result<i64, sqlx::Error> {
+/// Ends the sessions for which this one waits. The same database role may do so. As long as this one
+/// has not come to the runs, they hold the dead node's fence; those who hold a run of it may be of
+/// nodes that live, and are spared in the first round.
+async fn end_blockers(
+    connection: &mut PgConnection,
+    pid: i32,
+    round: u32,
+) -> Result<i64, sqlx::Error> {
     let (ended,): (i64,) = sqlx::query_as(
         "select count(*) from unnest(pg_blocking_pids($1)) as blocker (pid)
-          where pg_terminate_backend(blocker.pid)",
+          where case when $2 or not exists (select from pg_locks
+                                             where pid = $1 and relation = 'runs'::regclass)
+                     then pg_terminate_backend(blocker.pid)
+                     else false end",
     )
     .bind(pid)
+    .bind(round > 1)
     .fetch_one(connection)
     .await?;
     Ok(ended)

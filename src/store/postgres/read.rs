@@ -11,7 +11,8 @@ use super::{Postgres, seq_of, unreadable};
 use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq, Status};
 use crate::store::{
-    BatchId, Counts, KeyKind, PAGE_BYTES, RunRow, StoreError, StoredEvent, TypeFilter,
+    BatchId, Counts, KeyKind, PAGE_BYTES, PLACES, Reader, RunRow, StoreError, StoredEvent,
+    TypeFilter,
 };
 
 const RUN: &str = "select id, public_id, tenant, status, crashes, inbox_n, inbox_read, last_seq,
@@ -57,8 +58,19 @@ impl Postgres {
             .await
     }
 
-    pub(in crate::store) async fn load(&self, run: RunId) -> Result<Option<RunRow>, StoreError> {
-        row(&self.drivers, run.0, None).await
+    pub(in crate::store) async fn load(
+        &self,
+        run: RunId,
+        reader: Reader,
+    ) -> Result<Option<RunRow>, StoreError> {
+        row(self.edge_of(reader), run.0, None).await
+    }
+
+    fn edge_of(&self, reader: Reader) -> &Edge {
+        match reader {
+            Reader::Driver => &self.drivers,
+            Reader::Client => &self.clients,
+        }
     }
 
     pub(in crate::store) async fn events(
@@ -142,8 +154,9 @@ impl Postgres {
     pub(in crate::store) async fn log_for_fold(
         &self,
         run: RunId,
+        reader: Reader,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        self.drivers
+        self.edge_of(reader)
             .run(move |connection| {
                 Box::pin(async move {
                     // 2 is turn.started, 6 turn.completed, 7 turn.aborted; 3 and 4 are the deltas. An
@@ -187,8 +200,10 @@ impl Postgres {
         self.clients
             .run(|connection| {
                 Box::pin(async move {
+                    // Planned each time: a plan for any ids looks at all days.
                     let rows: Vec<(Uuid, i64)> =
                         sqlx::query_as("select id, last_seq from runs where id = any ($1)")
+                            .persistent(false)
                             .bind(ids)
                             .fetch_all(connection)
                             .await?;
@@ -206,15 +221,37 @@ impl Postgres {
             .run(move |connection| {
                 Box::pin(async move {
                     let row: Option<(i64,)> = sqlx::query_as(
-                        "select (select count(*) from queue as before
-                                  where (before.priority, before.run_at, before.run_id)
-                                     <= (queue.priority, queue.run_at, queue.run_id))
+                        "select (select count(*)
+                                   from (select from queue as before
+                                          where kind = 'drive'
+                                            and (before.priority, before.run_at, before.run_id)
+                                             <= (queue.priority, queue.run_at, queue.run_id)
+                                          order by priority, run_at, run_id limit $2 + 1) as counted)
+                              + (select count(*)
+                                   from (select from queue as before
+                                          where kind = 'inbox'
+                                            and (before.priority, before.run_at, before.run_id)
+                                             <= (queue.priority, queue.run_at, queue.run_id)
+                                          order by priority, run_at, run_id limit $2 + 1) as counted)
                            from queue where run_id = $1",
                     )
                     .bind(run.0)
+                    .bind(i64::from(PLACES))
                     .fetch_optional(connection)
                     .await?;
-                    Ok(row.map(|(place,)| place.unsigned_abs()))
+                    let place = row.map(|(place,)| place.unsigned_abs());
+                    Ok(place.filter(|place| *place <= u64::from(PLACES)))
+                })
+            })
+            .await
+    }
+
+    pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
+        self.clients
+            .run(|connection| {
+                Box::pin(async move {
+                    sqlx::query("select 1").execute(connection).await?;
+                    Ok(())
                 })
             })
             .await

@@ -40,6 +40,10 @@ use writer::Writer;
 /// machine.
 const READERS: u32 = 4;
 
+/// How many connections read for drivers and for what the node owns, apart from those of the clients,
+/// so that neither starves the other.
+const DRIVERS: u32 = 2;
+
 /// How long a connection waits for SQLite's own locks, which only checkpoints take here.
 const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -52,7 +56,9 @@ const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub struct Sqlite {
     path: PathBuf,
     writer: Arc<Mutex<Writer>>,
+    /// For clients.
     readers: SqlitePool,
+    drivers: SqlitePool,
     /// SQLite lets two processes in; this lock doesn't. Held until the store is closed.
     lock: Arc<File>,
     #[cfg(test)]
@@ -80,23 +86,28 @@ impl Sqlite {
         let mut writer = Writer::new(options.clone(), folder::wal(&path), wal_bytes_max);
         writer.prepare(&path).await?;
         folder::sync(folder)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            // All of them, for good: one that is made later needs a descriptor, and connections of
-            // clients may have taken the last.
-            .min_connections(READERS)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_before_acquire(false)
-            .connect_with(options.read_only(true))
-            .await
-            .with_context(|| format!("can't read {}", path.display()))?;
+        let options = options.read_only(true);
+        let pool = async |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                // All of them, for good: one that is made later needs a descriptor, and connections
+                // of clients may have taken the last.
+                .min_connections(connections)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .test_before_acquire(false)
+                .connect_with(options.clone())
+                .await
+                .with_context(|| format!("can't read {}", path.display()))
+        };
+        let (readers, drivers) = (pool(READERS).await?, pool(DRIVERS).await?);
         #[cfg(test)]
         let faults = writer.faults.clone();
         Ok(Sqlite {
             path,
             writer: Arc::new(Mutex::new(writer)),
             readers,
+            drivers,
             lock: Arc::new(lock),
             #[cfg(test)]
             faults,
@@ -117,6 +128,7 @@ impl Sqlite {
         // The readers first: the last connection empties the write-ahead log into the file, and only
         // one that writes can.
         self.readers.close().await;
+        self.drivers.close().await;
         self.writer.lock().await.close().await;
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(error = %error, "the data folder stays locked until the process ends");

@@ -20,14 +20,16 @@ const INBOX_CLAIMS: i64 = 64;
 // because only so can SQLite use the index `runs_suspect`.
 
 /// Due rows of one kind, in order. Of the suspects only the first, and none where the node has one:
-/// those behind them pass. The `cross join` makes SQLite begin with the suspects, who are few, and
+/// those behind them pass. Beyond 5 crashes a run is only ended: nobody waits for one whose end can't be
+/// written. The `cross join` makes SQLite begin with the suspects, who are few, and
 /// not with the queue.
 pub(super) const DUE: &str = "with suspect (run_id) as (
          select queue.run_id
            from runs cross join queue on queue.run_id = runs.id
           where runs.crashes >= 2 and queue.kind = $1 and queue.run_at <= $2
             and not exists (select 1 from runs owned
-                             where owned.node_id = $3 and owned.crashes >= 2)
+                             where owned.node_id = $3 and owned.crashes >= 2
+                               and owned.crashes <= 5)
           order by queue.priority, queue.run_at, queue.run_id
           limit 1)
      select queue.run_id, queue.reason
@@ -109,13 +111,13 @@ impl Sqlite {
               where nodes.node_id = $1 and nodes.dead_at is null",
         )
         .bind(node.0)
-        .fetch_all(&self.readers)
+        .fetch_all(&self.drivers)
         .await
         .map_err(store_error)?;
         if rows.is_empty() {
             return Err(StoreError::Fenced);
         }
-        let mut beat = Beat::default();
+        let mut beat = Beat { is_listed: true, ..Beat::default() };
         for (id, has_news) in rows {
             let Some(id) = id else { continue };
             let run = id_of(&id)?;
@@ -184,7 +186,7 @@ impl Sqlite {
               order by inbox.n",
         )
         .bind(id_bytes(run))
-        .fetch_all(&self.readers)
+        .fetch_all(&self.drivers)
         .await
         .map_err(store_error)?;
         Ok(rows.into_iter().map(|(n, kind, body)| InboxRow { n, kind, body }).collect())

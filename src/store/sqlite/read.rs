@@ -6,13 +6,14 @@ use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 use serde_json::json;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::{Sqlite, id_bytes, id_of, store_error};
 use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq, Status};
 use crate::store::{
-    BatchId, Counts, KeyKind, PAGE_BYTES, RunRow, StoreError, StoredEvent, TypeFilter,
+    BatchId, Counts, KeyKind, PAGE_BYTES, PLACES, Reader, RunRow, StoreError, StoredEvent,
+    TypeFilter,
 };
 
 const RUN: &str = "select id, public_id, tenant, status, crashes, inbox_n, inbox_read, last_seq,
@@ -33,7 +34,7 @@ impl Sqlite {
             Err(_) => None,
         };
         let Some(id) = id else { return Ok(None) };
-        self.row(id_bytes(id), Some(tenant.to_owned())).await
+        row(&self.readers, id_bytes(id), Some(tenant.to_owned())).await
     }
 
     /// The run that a client has given this name.
@@ -54,18 +55,19 @@ impl Sqlite {
         row.map(|(id,)| id_of(&id)).transpose()
     }
 
-    pub(in crate::store) async fn load(&self, run: RunId) -> Result<Option<RunRow>, StoreError> {
-        self.row(id_bytes(run), None).await
+    pub(in crate::store) async fn load(
+        &self,
+        run: RunId,
+        reader: Reader,
+    ) -> Result<Option<RunRow>, StoreError> {
+        row(self.pool_of(reader), id_bytes(run), None).await
     }
 
-    async fn row(&self, id: Vec<u8>, tenant: Option<String>) -> Result<Option<RunRow>, StoreError> {
-        let row = sqlx::query(RUN)
-            .bind(id)
-            .bind(tenant)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(store_error)?;
-        row.map(|row| run_row(&row)).transpose()
+    fn pool_of(&self, reader: Reader) -> &SqlitePool {
+        match reader {
+            Reader::Driver => &self.drivers,
+            Reader::Client => &self.readers,
+        }
     }
 
     pub(in crate::store) async fn events(
@@ -118,6 +120,7 @@ impl Sqlite {
     pub(in crate::store) async fn log_for_fold(
         &self,
         run: RunId,
+        reader: Reader,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         // 2 is turn.started, 6 turn.completed, 7 turn.aborted; 3 and 4 are the deltas. An attempt
         // needs them while it is open, and where its cut text stands.
@@ -139,7 +142,7 @@ impl Sqlite {
               order by seq",
         )
         .bind(id_bytes(run))
-        .fetch_all(&self.readers)
+        .fetch_all(self.pool_of(reader))
         .await
         .map_err(store_error)?;
         Ok(rows.into_iter().map(stored).collect())
@@ -166,16 +169,32 @@ impl Sqlite {
         run: RunId,
     ) -> Result<Option<u64>, StoreError> {
         let row: Option<(i64,)> = sqlx::query_as(
-            "select (select count(*) from queue before
-                      where (before.priority, before.run_at, before.run_id)
-                         <= (queue.priority, queue.run_at, queue.run_id))
+            "select (select count(*)
+                       from (select 1 from queue before
+                              where kind = 'drive'
+                                and (before.priority, before.run_at, before.run_id)
+                                 <= (queue.priority, queue.run_at, queue.run_id)
+                              order by priority, run_at, run_id limit $2 + 1))
+                  + (select count(*)
+                       from (select 1 from queue before
+                              where kind = 'inbox'
+                                and (before.priority, before.run_at, before.run_id)
+                                 <= (queue.priority, queue.run_at, queue.run_id)
+                              order by priority, run_at, run_id limit $2 + 1))
                from queue where run_id = $1",
         )
         .bind(id_bytes(run))
+        .bind(i64::from(PLACES))
         .fetch_optional(&self.readers)
         .await
         .map_err(store_error)?;
-        Ok(row.map(|(place,)| place.unsigned_abs()))
+        let place = row.map(|(place,)| place.unsigned_abs());
+        Ok(place.filter(|place| *place <= u64::from(PLACES)))
+    }
+
+    pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1").execute(&self.readers).await.map_err(store_error)?;
+        Ok(())
     }
 
     pub(in crate::store) async fn counts(&self) -> Result<Counts, StoreError> {
@@ -188,6 +207,16 @@ impl Sqlite {
         .map_err(store_error)?;
         Ok(Counts { queued: queued.unsigned_abs(), owned: owned.unsigned_abs() })
     }
+}
+
+async fn row(
+    pool: &SqlitePool,
+    id: Vec<u8>,
+    tenant: Option<String>,
+) -> Result<Option<RunRow>, StoreError> {
+    let row =
+        sqlx::query(RUN).bind(id).bind(tenant).fetch_optional(pool).await.map_err(store_error)?;
+    row.map(|row| run_row(&row)).transpose()
 }
 
 /// The first rows of an answer, as many as fit a page; the others are not even read.

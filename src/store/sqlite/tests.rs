@@ -13,7 +13,7 @@ use super::journal::{OWNED, UPDATE_RUNS};
 use super::ownership::DUE;
 use super::*;
 use crate::run::Seq;
-use crate::store::{Append, BatchNumber, Create, NodeId, StoredEvent};
+use crate::store::{Append, BatchNumber, Create, NodeId, Store, StoredEvent};
 
 /// A folder for a store, which goes at the end.
 struct Folder(PathBuf);
@@ -190,7 +190,24 @@ async fn one_process_has_the_folder_until_it_closes_the_store() {
 async fn every_reader_is_there_before_descriptors_are_scarce() {
     let folder = Folder::new();
     let store = folder.open().await;
-    assert_eq!(store.readers.size(), READERS);
+    assert_eq!((store.readers.size(), store.drivers.size()), (READERS, DRIVERS));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn clients_that_read_keep_no_driver_waiting() {
+    let folder = Folder::new();
+    let store = Store::Sqlite(folder.open().await);
+    let Store::Sqlite(of_readers) = &store else { unreachable!("it is SQLite") };
+    let run = RunId(uuid::Uuid::nil());
+    let mut taken = Vec::new();
+    for _ in 0..READERS {
+        taken.push(of_readers.readers.acquire().await.expect("there is one"));
+    }
+    assert_eq!(store.load(run).await.expect("it is read").map(|row| row.id), None);
+    assert_eq!(store.log_for_fold(run).await.expect("it is read"), []);
+    assert_eq!(store.load_for_client(run).now_or_never().map(drop), None, "the control waits");
+    drop(taken);
     store.close().await;
 }
 
