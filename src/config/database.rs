@@ -23,7 +23,7 @@ pub struct Database {
 pub enum Listen {
     /// At the database's own address.
     SameUrl,
-    /// At another address of the same database: the first one's pooler keeps no sessions.
+    /// At another address of the same database: the first one's pooler ends silent sessions.
     Url(Secret),
     /// Nowhere: the node looks by itself, each second.
     Off,

@@ -46,7 +46,7 @@ pub struct PostgresOptions {
 pub enum Listen {
     /// At the same address.
     Same,
-    /// At another, because what stands at the first shares connections out by transaction.
+    /// At another, because what stands at the first ends sessions that are silent for long.
     At(String),
     /// Nowhere: what others do is found by looking.
     Off,
