@@ -192,7 +192,7 @@ pub(crate) async fn nothing_waits_behind_a_suspect(bench: Bench) {
 pub(crate) async fn nobody_waits_for_a_run_that_is_given_up(bench: Bench) {
     let node = bench.node().await;
     let first = bench.queued_at(10).await;
-    bench.crashed(&node, first, 5).await;
+    bench.crashed(&node, first, runledger::run::limits::CRASHES).await;
     assert_eq!(node.claim_runs(1).await, [first]);
     let second = bench.queued_at(20).await;
     bench.crashed(&node, second, 2).await;
