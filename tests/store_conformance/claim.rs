@@ -106,6 +106,7 @@ pub(crate) async fn what_is_not_due_waits(bench: Bench) {
 }
 
 pub(crate) async fn a_clock_that_was_put_back_keeps_nothing_waiting(bench: Bench) {
+    let node = bench.node().await;
     let later = bench.store.now_ms() + 3_600_000;
     // The node that creates it still goes by the clock of before.
     let run = bench.queued_at(later).await;
@@ -123,7 +124,6 @@ pub(crate) async fn a_clock_that_was_put_back_keeps_nothing_waiting(bench: Bench
     };
     let created = bench.store.create_batch(Arc::new(batch)).await;
     assert_eq!(created.ok(), Some(BatchCreated::New));
-    let node = bench.node().await;
     let claimed: BTreeSet<RunId> = node.claim_runs(9).await.into_iter().collect();
     assert_eq!(claimed, BTreeSet::from([run, in_batch]));
     bench.let_go(&node, run, LetGo::ForSlot).await;

@@ -96,9 +96,10 @@ async fn by_id(bench: &Bench, node: NodeId, times: &mut Times) -> Vec<RunId> {
         bench.leave(*run, "note", "a").await;
         bench.store.inbox(*run).await.expect("it is read");
     }
-    // So often that PostgreSQL would begin to plan for any ids.
-    for some in runs.iter().cycle().take(12) {
-        bench.store.positions(vec![*some]).await.expect("they are read");
+    // So often, and of so many, that PostgreSQL would begin to plan for any ids.
+    for _ in 0..12 {
+        let many = runs.iter().cycle().take(1000).copied().collect();
+        bench.store.positions(many).await.expect("they are read");
         let metadata = r#"{"user":"a"}"#.to_owned();
         let labelled = Create { metadata, ..intent("") };
         bench.store.create(vec![labelled]).await.expect("it is created");
