@@ -9,13 +9,13 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::auth::Caller;
 use super::guard::RequestId;
 use super::problem::{ErrorCode, Problem};
 use super::request::{Name, Parameters, body, idempotency_key, must_be_json, traceparent};
-use super::runs::{REPLAYED, away, conflict, intent, refused};
+use super::runs::{REPLAYED, active_at, away, conflict, ended, intent, refused};
 use super::wire::{self, Asked};
 use super::{ApiState, TENANT, inbox};
 use crate::journal::timestamp;
@@ -128,31 +128,15 @@ pub(super) async fn get(
     Ok(response)
 }
 
-/// Waits until the first run of the batch that is active has moved on, or a while.
+/// Waits until the first run of the batch that is active has ended, or a while.
 async fn some_end(api: &ApiState, batch: &BatchRow, deadline: Instant) -> Result<(), Problem> {
     let active = batch.runs.iter().find(|run| !run.status.is_terminal());
     let Some(active) = active else { return Ok(()) };
     let mut watch = api.hub.watch(active.id);
-    let Some(row) = api.store.load(active.id).await? else { return Ok(()) };
+    // It may have ended before anybody listened.
+    let Some(seen) = active_at(api, active.id).await? else { return Ok(()) };
     let until = deadline.min(Instant::now() + LOOK);
-    let mut seen = row.last_seq;
-    while !row.status.is_terminal() {
-        // The end of the service first: the client asks again elsewhere.
-        tokio::select! {
-            biased;
-            () = api.stop.cancelled() => return Ok(()),
-            moved = timeout_at(until, watch.beyond(seen)) => {
-                if moved.is_err() {
-                    return Ok(());
-                }
-            }
-        }
-        match watch.tail(seen).as_deref() {
-            Some([.., last]) if !crate::run::event::is_terminal(last.kind) => seen = last.seq,
-            Some(_) | None => return Ok(()),
-        }
-    }
-    Ok(())
+    ended(api, &mut watch, active.id, seen, until).await
 }
 
 /// `DELETE /batches/{id}`
