@@ -24,7 +24,7 @@ use crate::model::endpoint::{Dialect, Endpoint, Patience};
 use crate::model::scripted::Scripted;
 use crate::model::{Registry, anthropic, openai, registry};
 use crate::run::{Catalog, catalog};
-use crate::store::{self, Node, Notice, PostgresOptions, Rescued, Store};
+use crate::store::{self, Node, NodeId, Notice, PostgresOptions, Rescued, Store, StoreError};
 use crate::tool::{self, Toolbox, http};
 use crate::worker::{self, Drain, Keeper, Pool, Tools};
 
@@ -44,6 +44,10 @@ const LAST_STEPS: Duration = Duration::from_secs(2);
 /// How often the store is prepared for the days to come, and how soon again where that failed.
 const MAINTAIN: Duration = Duration::from_secs(3600);
 const MAINTAIN_AGAIN: Duration = Duration::from_secs(60);
+
+/// How long a stop tries to hand its runs over, and how soon it tries again.
+const HAND_OVER: Duration = Duration::from_secs(2);
+const HAND_OVER_AGAIN: Duration = Duration::from_millis(200);
 
 /// How often durations are folded into their histograms.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -134,19 +138,25 @@ impl Service {
         finish(tasks, drain, drain_time).await;
         over.cancel();
         while membership.join_next().await.is_some() {}
-        if ended_early.is_none() {
-            let node = lease.node().id;
-            let left = store.hand_over(node).await?;
-            if left > 0
-                && let Err(error) = store.notify(node, vec![Notice::Queued]).await
-            {
-                tracing::debug!(error = %error, "the other nodes look by themselves");
-            }
-            tracing::info!(runs.handed_over = left, "stopped; every event is committed");
-        }
+        let left = match ended_early {
+            Some(why) => Err(why),
+            None => leave(&store, lease.node().id).await,
+        };
         store.close().await;
-        ended_early.map_or(Ok(()), Err)
+        left
     }
+}
+
+/// Hands this node's runs over, and tells the others.
+async fn leave(store: &Store, node: NodeId) -> anyhow::Result<()> {
+    let left = hand_over(store, node).await.context("the runs wait for the lease to end")?;
+    if left > 0
+        && let Err(error) = store.notify(node, vec![Notice::Queued]).await
+    {
+        tracing::debug!(error = %error, "the other nodes look by themselves");
+    }
+    tracing::info!(runs.handed_over = left, "stopped; every event is committed");
+    Ok(())
 }
 
 /// Brings the store's schema up to date, and says which store it was.
@@ -158,6 +168,21 @@ pub async fn migrate(config: &Config) -> anyhow::Result<String> {
     let what = store.describe();
     store.close().await;
     Ok(what)
+}
+
+/// Gives this node's runs to the others, so that none counts a crash. A store that is away for a
+/// moment is asked again.
+async fn hand_over(store: &Store, node: NodeId) -> anyhow::Result<u64> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        match store.hand_over(node).await {
+            Err(StoreError::Unavailable(reason)) if begun.elapsed() < HAND_OVER => {
+                tracing::warn!(reason, "the runs can't be handed over yet");
+                tokio::time::sleep(HAND_OVER_AGAIN).await;
+            }
+            done => return Ok(done?),
+        }
+    }
 }
 
 /// PostgreSQL where it is named, else the embedded store.

@@ -56,6 +56,8 @@ struct Runs {
 struct Watched {
     position: watch::Sender<Seq>,
     listeners: usize,
+    /// The other nodes were told that somebody waits for its commits.
+    is_announced: bool,
     tail: VecDeque<StoredEvent>,
     tail_bytes: usize,
 }
@@ -88,22 +90,28 @@ impl Hub {
     /// then seen by one or the other.
     pub fn watch(&self, run: RunId) -> Watch {
         let mut runs = self.lock();
-        let is_remote = !runs.local.contains(&run);
         let entry = runs.watched.entry(run).or_insert_with(|| Watched {
             position: watch::Sender::new(Seq(0)),
             listeners: 0,
+            is_announced: false,
             tail: VecDeque::new(),
             tail_bytes: 0,
         });
         entry.listeners += 1;
-        let watch = Watch { hub: self.clone(), run, position: entry.position.subscribe() };
-        let is_first = entry.listeners == 1;
-        drop(runs);
-        if let Some(others) = self.others.as_ref().filter(|_| is_first && is_remote) {
+        Watch { hub: self.clone(), run, position: entry.position.subscribe() }
+    }
+
+    /// Somebody waits for a run's commits: where it is driven elsewhere, the others are told, once.
+    fn announce(&self, run: RunId) {
+        let Some(others) = &self.others else { return };
+        let mut runs = self.lock();
+        let Runs { watched, local, .. } = &mut *runs;
+        let is_news = |entry: &mut Watched| !std::mem::replace(&mut entry.is_announced, true);
+        if !local.contains(&run) && watched.get_mut(&run).is_some_and(is_news) {
+            drop(runs);
             self.tell(Notice::Listened(run));
             others.look.notify_one();
         }
-        watch
     }
 
     /// Says that these events of these runs are committed: one wake for each run. Only after a
@@ -146,7 +154,10 @@ impl Hub {
         let mut runs = self.lock();
         if is_local {
             runs.local.insert(run);
-        } else if runs.local.remove(&run) && runs.watched.contains_key(&run) {
+        } else if runs.local.remove(&run)
+            && let Some(entry) = runs.watched.get_mut(&run)
+        {
+            entry.is_announced = true;
             drop(runs);
             self.tell(Notice::Listened(run));
             others.look.notify_one();
@@ -202,6 +213,9 @@ impl Watch {
     /// # Cancel safety
     /// Dropping it loses nothing.
     pub async fn beyond(&mut self, seen: Seq) {
+        if self.position() <= seen {
+            self.hub.announce(self.run);
+        }
         self.position
             .wait_for(|position| *position > seen)
             .await

@@ -104,10 +104,8 @@ impl Hub {
     fn listened(&self, run: RunId) {
         let now = Instant::now();
         let Runs { listened, .. } = &mut *self.lock();
-        if listened.len() >= LISTENED_MAX {
-            listened.retain(|_, until| *until > now);
-        }
-        if listened.len() < LISTENED_MAX {
+        // Where there are too many, the next sweep makes room, and those beyond look by themselves.
+        if listened.len() < LISTENED_MAX || listened.contains_key(&run) {
             listened.insert(run, now + LISTENED);
         }
     }

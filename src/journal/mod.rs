@@ -34,6 +34,9 @@ const QUEUE_MAX: usize = 4096;
 /// How many creates may wait before callers wait for room.
 const CREATES_MAX: usize = 1024;
 
+/// By how much the store's clock may go back before it is followed: less is drift, and is waited out.
+const CLOCK_BACK_MS_MAX: i64 = 60_000;
+
 /// The door. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
@@ -127,7 +130,7 @@ pub struct Effects {
     pub shown: Shown,
 }
 
-/// Milliseconds since 1970 by the store's clock, never going back in this process.
+/// Milliseconds since 1970 by the store's clock, going back only where that was put back by a lot.
 #[derive(Debug)]
 struct Clock {
     store: Store,
@@ -137,7 +140,13 @@ struct Clock {
 impl Clock {
     fn now_ms(&self) -> i64 {
         let now = self.store.now_ms();
-        self.last.fetch_max(now, Ordering::Relaxed).max(now)
+        let last = self.last.fetch_max(now, Ordering::Relaxed).max(now);
+        if last - now <= CLOCK_BACK_MS_MAX {
+            return last;
+        }
+        // The store's clock was wrong, and is put right.
+        self.last.store(now, Ordering::Relaxed);
+        now
     }
 }
 

@@ -25,12 +25,17 @@ impl Pool {
                 }
             };
             let to_drive = claims.runs.iter().filter(|one| !one.for_inbox).count();
+            let has_inboxes = claims.runs.len() > to_drive;
             self.tools.admission.set_backlog(claims.is_more);
             for one in claims.runs {
                 let permit: Option<OwnedSemaphorePermit> =
                     if one.for_inbox { None } else { permits.pop() };
                 let slot = permit.map(|permit| self.tools.admission.slot(permit));
                 self.drive(one.run, one.reason, slot, drain);
+            }
+            // A claim takes only so many inboxes, which need no slot: perhaps there are more.
+            if has_inboxes {
+                continue;
             }
             // A slot that was freed before the backlog was known woke nobody.
             let (used, slots) = self.tools.admission.usage();

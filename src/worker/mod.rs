@@ -170,18 +170,23 @@ impl Pool {
         self.given_up.clear();
     }
 
-    /// A run was created; true as [`Pool::claim`] says it.
-    async fn hear(&mut self, news: NewRun, drain: &Drain) -> bool {
-        match news {
-            NewRun::Born(node, run, permit) if node == self.tools.node.id => {
-                let slot = self.tools.admission.slot(permit);
-                self.drive(run, "new".to_owned(), Some(slot), drain);
-                false
+    /// Runs were created: all that were told of meanwhile, with one claim for those that are queued.
+    /// True as [`Pool::claim`] says it.
+    async fn hear(&mut self, first: NewRun, drain: &Drain) -> bool {
+        let (mut next, mut is_queued) = (Some(first), false);
+        while let Some(news) = next {
+            match news {
+                NewRun::Born(node, run, permit) if node == self.tools.node.id => {
+                    let slot = self.tools.admission.slot(permit);
+                    self.drive(run, "new".to_owned(), Some(slot), drain);
+                }
+                // It is rescued with all that the node had.
+                NewRun::Born(..) => {}
+                NewRun::Queued => is_queued = true,
             }
-            // It is rescued with all that the node had.
-            NewRun::Born(..) => false,
-            NewRun::Queued => self.queued(drain).await,
+            next = self.new_runs.try_recv().ok();
         }
+        is_queued && self.queued(drain).await
     }
 
     /// A run was queued. Where no slot is free, there is nothing to claim, and each claim is a

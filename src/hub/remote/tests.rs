@@ -81,8 +81,13 @@ async fn others_are_told_of_a_runs_commits_only_while_they_listen_to_it() {
 async fn a_listener_asks_for_notices_of_runs_that_are_driven_elsewhere() {
     let mut bench = Bench::new().await;
     bench.hub.set_local(run(1), true);
-    let (_first, _second) = (bench.hub.watch(run(1)), bench.hub.watch(run(2)));
-    let _third = bench.hub.watch(run(2));
+    let (mut first, mut second) = (bench.hub.watch(run(1)), bench.hub.watch(run(2)));
+    let mut third = bench.hub.watch(run(2));
+    assert_eq!(bench.told(), [], "whoever only looks at it needs no notices");
+    for waiting in [&mut first, &mut second, &mut third] {
+        let waited = tokio::time::timeout(Duration::ZERO, waiting.beyond(Seq(0))).await;
+        assert!(waited.is_err(), "nothing came");
+    }
     assert_eq!(bench.told(), [Notice::Listened(run(2))]);
     assert_eq!(bench.hub.remote(), [run(2)]);
     bench.hub.set_local(run(1), false);

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use super::{Creator, TRIES_MAX, TRY_WAIT};
+use super::{Creator, TRIES_MAX, TRY_TIME, TRY_WAIT};
 use crate::journal::{NewRun, Refused, batch, timestamp};
 use crate::run::{Draft, Seq};
-use crate::store::{BatchCreated, CreateBatch, StoreError};
+use crate::store::{BatchCreated, CreateBatch, Notice, StoreError};
 
 /// A batch that waits for the lane.
 pub(in crate::journal) struct BatchJob {
@@ -39,6 +40,7 @@ impl Creator {
         if let Ok(BatchCreated::New) = settled {
             let advances = batch.runs.iter().map(|run| (run.id, run.events.as_slice()));
             self.hub.advance(advances);
+            self.hub.tell(Notice::Queued);
             // Workers that have stopped leave the runs to the next start.
             let _ = self.new_runs.send(NewRun::Queued).await;
         }
@@ -57,10 +59,10 @@ impl Creator {
 
     /// Asks the store a few times, as for single runs.
     async fn settle_batch(&self, batch: &Arc<CreateBatch>) -> Result<BatchCreated, StoreError> {
-        let mut wait = TRY_WAIT;
+        let (mut wait, begun) = (TRY_WAIT, Instant::now());
         for _ in 1..TRIES_MAX {
             match self.store.create_batch(Arc::clone(batch)).await {
-                Err(StoreError::Unavailable(reason)) => {
+                Err(StoreError::Unavailable(reason)) if begun.elapsed() < TRY_TIME => {
                     tracing::warn!(reason, "the store is away; a batch waits");
                     tokio::time::sleep(wait).await;
                     wait *= 2;
