@@ -143,21 +143,6 @@ async fn a_batch_with_one_mistake_makes_nothing_and_says_where_it_is() {
             "can't be shared",
         ),
         (json!({"runs": [good], "defaults": []}), "/defaults", "must be an object"),
-        (json!({"runs": [good], "defaults": {"config": 5}}), "/defaults/config", "an object"),
-        (json!({"runs": [good], "meta": null}), "/meta", "unknown field"),
-        (json!({"runs": [good], "defaults": {"agnet": null}}), "/defaults/agnet", "unknown field"),
-        (
-            json!({"runs": [{"agent": agent, "input": "x", "max_turn": null}]}),
-            "/runs/0/max_turn",
-            "unknown field",
-        ),
-        // A default that is wrong is told once, and no run behind it is looked at.
-        (
-            json!({"runs": [{"agent": agent}, {"agent": agent, "input": "x", "inptu": 1}],
-                "defaults": {"input": 17}}),
-            "/defaults/input",
-            "must be",
-        ),
         (json!({"runs": [good], "metadata": {"a": 1}}), "/metadata/a", "must be a string"),
         (json!({"runs": [good], "name": "x"}), "/name", "known are runs, defaults, metadata"),
         (json!({"runs": []}), "/runs", "1 to 1000"),
@@ -181,6 +166,35 @@ async fn a_batch_with_one_mistake_makes_nothing_and_says_where_it_is() {
     assert_eq!(listed["data"].as_array().unwrap().len(), 1, "nothing was made");
     // The names are still free.
     http.create(&named("a")).await;
+}
+
+#[tokio::test]
+async fn a_field_that_nobody_knows_is_refused_also_with_null_and_a_wrong_default_is_told_once() {
+    let service = Service::demo().await;
+    let agent = json!({"name": "A"});
+    let good = json!({"agent": agent, "input": "x"});
+    for (body, pointer, words) in [
+        (json!({"runs": [good], "defaults": {"config": 5}}), "/defaults/config", "an object"),
+        (json!({"runs": [good], "meta": null}), "/meta", "unknown field"),
+        (json!({"runs": [good], "defaults": {"agnet": null}}), "/defaults/agnet", "unknown field"),
+        (
+            json!({"runs": [{"agent": agent, "input": "x", "max_turn": null}]}),
+            "/runs/0/max_turn",
+            "unknown field",
+        ),
+        // A default that is wrong is told once, and no run behind it is looked at.
+        (
+            json!({"runs": [{"agent": agent}, {"agent": agent, "input": "x", "inptu": 1}],
+                "defaults": {"input": 17}}),
+            "/defaults/input",
+            "must be",
+        ),
+    ] {
+        let refused = service.client.post("/batches", &body).await.expect(422);
+        assert_eq!(refused["errors"][0]["pointer"], pointer, "{refused}");
+        assert!(refused["detail"].as_str().unwrap().contains(words), "{refused}");
+        assert_eq!(refused["errors"].as_array().unwrap().len(), 1, "{refused}");
+    }
 }
 
 /// Each mistake costs a look at the run, with the defaults put in.
