@@ -260,6 +260,7 @@ impl Parts<'_> {
             admission: admission.clone(),
             lease: lease.clone(),
             catalog,
+            batches: api::room_for_batches(),
             stop: stop.clone(),
             metrics: metrics.clone(),
         };

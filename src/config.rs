@@ -89,6 +89,9 @@ pub struct Flags {
     /// Serve anybody who can reach the address, also beyond this machine
     #[arg(long)]
     pub insecure_no_auth: bool,
+    /// Nothing is served: who may call is no question. The command says so, no flag.
+    #[arg(skip)]
+    pub only_migrates: bool,
 }
 
 /// A value that must not be shown: `Debug` hides it, there is no `Display`.
@@ -285,7 +288,9 @@ impl Sources<'_> {
         };
         let is_open = config.is_loopback() && !config.is_auth_on();
         config.allow_networks = outside::networks(self, networks, is_open);
-        self.check_auth(flags, &config);
+        if !flags.only_migrates {
+            self.check_auth(flags, &config);
+        }
         config
     }
 

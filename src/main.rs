@@ -55,13 +55,13 @@ const WRONG_SETTINGS: u8 = 2;
 
 fn main() -> ExitCode {
     let Cli { command, flags } = Cli::parse();
-    let (flags, only_migrates) = match command {
-        Some(Command::Serve(flags)) => (flags, false),
-        Some(Command::Migrate(flags)) => (flags, true),
+    let flags = match command {
+        Some(Command::Serve(flags)) => flags,
+        Some(Command::Migrate(flags)) => Flags { only_migrates: true, ..flags },
         Some(Command::Run(flags)) => return run(flags),
         Some(Command::Healthcheck(flags)) => return healthcheck(&flags),
         Some(Command::Openapi(flags)) => return openapi(&flags),
-        None => (flags, false),
+        None => flags,
     };
     let config = match Config::load(&flags) {
         Ok(config) => config,
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
             return ExitCode::from(WRONG_SETTINGS);
         }
     };
-    match if only_migrates { migrate(&config) } else { serve(config) } {
+    match if flags.only_migrates { migrate(&config) } else { serve(config) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format_args!("{error:#}"));

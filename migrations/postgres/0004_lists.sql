@@ -321,7 +321,7 @@ begin
     elsif run.finished_at is not null then
         outcome := 'ended';
         return;
-    elsif run.inbox_n >= 4096 and note_kind <> 'cancel' then
+    elsif run.inbox_n >= 256 and note_kind <> 'cancel' then
         outcome := 'full';
         return;
     end if;

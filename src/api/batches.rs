@@ -9,13 +9,13 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::auth::Caller;
 use super::guard::RequestId;
 use super::problem::{ErrorCode, Problem};
 use super::request::{Name, Parameters, body, idempotency_key, must_be_json, traceparent};
-use super::runs::{REPLAYED, away, conflict, intent, refused};
+use super::runs::{REPLAYED, active_at, away, conflict, ended, intent, refused};
 use super::wire::{self, Asked};
 use super::{ApiState, TENANT, inbox};
 use crate::journal::timestamp;
@@ -35,6 +35,10 @@ const VIOLATIONS_MAX: usize = 100;
 
 /// After so many runs that were read, others of the node have their turn.
 const READ_AT_ONCE: usize = 32;
+
+/// How many batches a node reads and writes at once, others wait: with its defaults put in, each may
+/// hold twice [`BYTES_MAX`].
+pub(super) const AT_ONCE: usize = 2;
 
 /// How often a batch is looked at while somebody waits, beside the ends of its runs.
 const LOOK: Duration = Duration::from_secs(1);
@@ -57,6 +61,7 @@ pub(super) async fn create(
     let key = asked().map_err(IntoResponse::into_response)?;
     let bytes = body(&headers, raw, &id).await?;
     let answer = async {
+        let _turn = api.batches.acquire().await.expect("it is never closed");
         if api.stop.is_cancelled() {
             return Err(Problem::new(ErrorCode::Draining, "the service is stopping; try again"));
         }
@@ -128,31 +133,15 @@ pub(super) async fn get(
     Ok(response)
 }
 
-/// Waits until the first run of the batch that is active has moved on, or a while.
+/// Waits until the first run of the batch that is active has ended, or a while.
 async fn some_end(api: &ApiState, batch: &BatchRow, deadline: Instant) -> Result<(), Problem> {
     let active = batch.runs.iter().find(|run| !run.status.is_terminal());
     let Some(active) = active else { return Ok(()) };
     let mut watch = api.hub.watch(active.id);
-    let Some(row) = api.store.load_for_client(active.id).await? else { return Ok(()) };
+    // It may have ended before anybody listened.
+    let Some(seen) = active_at(api, active.id).await? else { return Ok(()) };
     let until = deadline.min(Instant::now() + LOOK);
-    let mut seen = row.last_seq;
-    while !row.status.is_terminal() {
-        // The end of the service first: the client asks again elsewhere.
-        tokio::select! {
-            biased;
-            () = api.stop.cancelled() => return Ok(()),
-            moved = timeout_at(until, watch.beyond(seen)) => {
-                if moved.is_err() {
-                    return Ok(());
-                }
-            }
-        }
-        match watch.tail(seen).as_deref() {
-            Some([.., last]) if !crate::run::event::is_terminal(last.kind) => seen = last.seq,
-            Some(_) | None => return Ok(()),
-        }
-    }
-    Ok(())
+    ended(api, &mut watch, active.id, seen, until).await
 }
 
 /// `DELETE /batches/{id}`
@@ -221,25 +210,20 @@ fn taken(places: &[usize]) -> Vec<Violation> {
     told.map(|place| wrong(format!("/runs/{place}/config/run_id"), detail)).collect()
 }
 
-/// The fields of an object that say something: null is as good as absent.
-fn fields(value: Value) -> Option<Map<String, Value>> {
-    let Value::Object(mut fields) = value else { return None };
-    fields.retain(|_, value| !value.is_null());
-    Some(fields)
-}
-
 async fn read(
     api: &ApiState,
     body: Value,
     trace: Option<String>,
     caller: &Caller,
 ) -> Result<Read, Vec<Violation>> {
-    let mut whole = fields(body).ok_or_else(|| vec![wrong("", "must be an object")])?;
+    let Value::Object(mut whole) = body else { return Err(vec![wrong("", "must be an object")]) };
+    // A name that nobody knows is a mistake also with null; else null is as good as absent.
     let mut found: Vec<Violation> = whole
         .keys()
         .filter(|name| !["runs", "defaults", "metadata"].contains(&name.as_str()))
         .map(|name| wire::unknown_field(name, "runs, defaults, metadata"))
         .collect();
+    whole.retain(|_, value| !value.is_null());
     let metadata = match whole.get("metadata") {
         None => Map::new(),
         Some(labels) => Change::labels(labels, "/metadata").unwrap_or_else(|wrong| {
@@ -247,17 +231,7 @@ async fn read(
             Map::new()
         }),
     };
-    let defaults = match whole.remove("defaults").map(fields) {
-        None => Map::new(),
-        Some(Some(defaults)) => defaults,
-        Some(None) => {
-            found.push(wrong("/defaults", "must be an object: fields of runs"));
-            Map::new()
-        }
-    };
-    if defaults.get("config").is_some_and(|config| !config["run_id"].is_null()) {
-        found.push(wrong("/defaults/config/run_id", "can't be shared: each run has its own"));
-    }
+    let defaults = defaults(whole.remove("defaults"), &mut found);
     let items = match whole.remove("runs") {
         Some(Value::Array(items)) if (1..=RUNS_MAX).contains(&items.len()) => items,
         Some(Value::Array(items)) => {
@@ -273,6 +247,32 @@ async fn read(
     let make = |asked| intent(api, asked, None, trace.clone(), &caller.by);
     let (runs, queued) = specs(items, &defaults, &api.catalog, make, found).await?;
     Ok(Read { metadata, runs, queued })
+}
+
+/// The fields that runs have in common, without those that can't be looked into.
+fn defaults(value: Option<Value>, found: &mut Vec<Violation>) -> Map<String, Value> {
+    let mut defaults = match value {
+        None => return Map::new(),
+        Some(Value::Object(defaults)) => defaults,
+        Some(_) => {
+            found.push(wrong("/defaults", "must be an object: fields of runs"));
+            return Map::new();
+        }
+    };
+    match defaults.get("config") {
+        None | Some(Value::Null) => {}
+        Some(Value::Object(config)) => {
+            if config.get("run_id").is_some_and(|name| !name.is_null()) {
+                let detail = "can't be shared: each run has its own";
+                found.push(wrong("/defaults/config/run_id", detail));
+            }
+        }
+        Some(_) => {
+            found.push(wrong("/defaults/config", "must be an object"));
+            defaults.remove("config");
+        }
+    }
+    defaults
 }
 
 /// The run of each item, with the defaults put in.
@@ -293,11 +293,12 @@ async fn specs(
         if found.len() >= VIOLATIONS_MAX {
             break;
         }
-        let Some(item) = fields(item) else {
+        let Value::Object(item) = item else {
             found.push(wrong(format!("/runs/{place}"), "must be an object"));
             continue;
         };
-        match wire::asked(&merged(&item, defaults), catalog) {
+        let whole = merged(&item, defaults);
+        match wire::asked(&whole, catalog) {
             Ok(one) => {
                 bytes += one.text.len();
                 if bytes > BYTES_MAX {
@@ -317,12 +318,11 @@ async fn specs(
                 queued.push(first);
             }
             Err(wrongs) => {
-                for mut one in wrongs {
-                    one.pointer = origin(&one.pointer, place, &item, defaults);
-                    // What is wrong with a default is wrong with each run.
-                    if !found.contains(&one) {
-                        found.push(one);
-                    }
+                // Mistakes are worth no more work than runs are.
+                bytes += whole.to_string().len();
+                let of_all = told_of(&mut found, wrongs, place, &item, defaults);
+                if of_all || bytes > BYTES_MAX {
+                    break;
                 }
             }
         }
@@ -331,12 +331,30 @@ async fn specs(
     if found.is_empty() { Ok((runs, queued)) } else { Err(found) }
 }
 
+/// Tells what is wrong with an item. True where some of it stands in the defaults: then it is wrong
+/// with every other item too, and they need no look.
+fn told_of(
+    found: &mut Vec<Violation>,
+    wrongs: Vec<Violation>,
+    place: usize,
+    item: &Map<String, Value>,
+    defaults: &Map<String, Value>,
+) -> bool {
+    let mut is_of_all = false;
+    for mut one in wrongs {
+        one.pointer = origin(&one.pointer, place, item, defaults);
+        is_of_all |= one.pointer.starts_with("/defaults/");
+        found.push(one);
+    }
+    is_of_all
+}
+
 /// An item with what it leaves open taken from the defaults; of `config` field by field.
 fn merged(item: &Map<String, Value>, defaults: &Map<String, Value>) -> Value {
     let mut whole = item.clone();
     for (name, value) in defaults {
         match (whole.get_mut(name), value) {
-            (None, value) => {
+            (None | Some(Value::Null), value) => {
                 whole.insert(name.clone(), value.clone());
             }
             (Some(Value::Object(config)), Value::Object(of_all)) if name == "config" => {
@@ -360,20 +378,22 @@ fn origin(
     item: &Map<String, Value>,
     defaults: &Map<String, Value>,
 ) -> String {
-    let mut steps = pointer.split('/').skip(1);
+    let name = |step: &str| step.replace("~1", "/").replace("~0", "~");
+    let mut steps = pointer.split('/').skip(1).map(name);
     let (first, second) = (steps.next().unwrap_or_default(), steps.next());
-    let has = |fields: &Map<String, Value>| match (first, second, fields.get(first)) {
-        (_, _, None) => false,
-        ("config", Some(second), Some(Value::Object(config))) => {
-            config.get(second).is_some_and(|value| !value.is_null())
-        }
-        (_, _, Some(_)) => true,
+    let is_null_in = |fields: &Map<String, Value>| {
+        let value = match (first.as_str(), &second, fields.get(&first)) {
+            ("config", Some(second), Some(Value::Object(config))) => config.get(second),
+            (_, _, value) => value,
+        };
+        value.map(Value::is_null)
     };
-    if !has(item) && has(defaults) {
-        format!("/defaults{pointer}")
-    } else {
-        format!("/runs/{place}{pointer}")
-    }
+    let is_own = match (is_null_in(item), is_null_in(defaults)) {
+        (_, None) => true,
+        (None, Some(_)) => false,
+        (Some(own), Some(of_all)) => !own || of_all,
+    };
+    if is_own { format!("/runs/{place}{pointer}") } else { format!("/defaults{pointer}") }
 }
 
 #[cfg(test)]
@@ -381,7 +401,7 @@ mod tests {
     use super::*;
 
     fn object(value: Value) -> Map<String, Value> {
-        fields(value).expect("it is an object")
+        value.as_object().cloned().expect("it is an object")
     }
 
     #[test]
@@ -404,8 +424,12 @@ mod tests {
 
     #[test]
     fn a_mistake_is_told_where_it_stands() {
-        let defaults = object(json!({"agent": {}, "config": {"max_turns": 0}}));
-        let item = object(json!({"input": 1, "config": {"max_time": 0}}));
+        let defaults = object(json!({
+            "agent": {}, "config": {"max_turns": 0}, "variables": 1, "a/b": null,
+        }));
+        let item = object(json!({
+            "input": 1, "config": {"max_time": 0}, "variables": null, "agnet": null,
+        }));
         for (pointer, expected) in [
             ("", "/runs/17"),
             ("/input", "/runs/17/input"),
@@ -414,6 +438,9 @@ mod tests {
             ("/config/max_time", "/runs/17/config/max_time"),
             ("/config/unheard", "/runs/17/config/unheard"),
             ("/history/0", "/runs/17/history/0"),
+            ("/a~1b", "/defaults/a~1b"),
+            ("/variables", "/defaults/variables"),
+            ("/agnet", "/runs/17/agnet"),
         ] {
             assert_eq!(origin(pointer, 17, &item, &defaults), expected, "{pointer}");
         }

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::ApiState;
 use super::problem::Problem;
@@ -13,7 +14,7 @@ use super::request::{Name, Parameters, SEQ_MAX, invalid};
 use super::runs::find;
 use crate::hub::Watch;
 use crate::run::{RunId, Seq};
-use crate::store::{StoredEvent, TypeFilter};
+use crate::store::{Store, StoredEvent, TypeFilter};
 
 /// Events of a page when nobody says, and at most.
 pub(super) const LIMIT_DEFAULT: u64 = 100;
@@ -61,7 +62,8 @@ pub(super) async fn page(
         let limit = usize::try_from(limit).expect("it is bounded");
         let end = row.status.is_terminal().then_some(row.last_seq);
         let query = Query { run: row.id, limit, types, end };
-        query.forward(&api, &mut watch, after, Instant::now() + wait).await?
+        let deadline = Instant::now() + wait;
+        query.forward((&api.store, &api.stop), &mut watch, after, deadline).await?
     };
     let row = api.store.load_for_client(row.id).await?.ok_or_else(|| Problem::not_found("run"))?;
     let mut body = String::from(r#"{"data":["#);
@@ -95,21 +97,27 @@ impl Query {
     /// The events behind `after`; where there are none yet, those that come until `deadline`.
     async fn forward(
         &self,
-        api: &ApiState,
+        (store, stop): (&Store, &CancellationToken),
         watch: &mut Watch,
         after: Seq,
         deadline: Instant,
     ) -> Result<Page, Problem> {
         let mut page = Page { data: Vec::new(), next_after: after };
         loop {
-            let ended = self.fill(api, &mut page).await?;
-            if !page.data.is_empty() || ended {
+            // Before the read: what is known now is in the store.
+            let position = watch.position();
+            let ended = self.fill(store, &mut page).await?;
+            if !page.data.is_empty() || ended || Instant::now() >= deadline {
+                return Ok(page);
+            }
+            if position > page.next_after {
+                // What was committed is not there: the run was erased, as the caller will find.
                 return Ok(page);
             }
             // The end of the service first; a client asks again elsewhere.
             tokio::select! {
                 biased;
-                () = api.stop.cancelled() => return Ok(page),
+                () = stop.cancelled() => return Ok(page),
                 waited = timeout_at(deadline, watch.beyond(page.next_after)) => {
                     if waited.is_err() {
                         return Ok(page);
@@ -120,10 +128,10 @@ impl Query {
     }
 
     /// Looks on from where the page stands; true where there is nothing to wait for.
-    async fn fill(&self, api: &ApiState, page: &mut Page) -> Result<bool, Problem> {
+    async fn fill(&self, store: &Store, page: &mut Page) -> Result<bool, Problem> {
         let mut bytes = 0;
         for _read in 0..READS_MAX {
-            let events = api.store.events(self.run, page.next_after, READ).await?;
+            let events = store.events(self.run, page.next_after, READ).await?;
             if events.is_empty() {
                 return Ok(self.end.is_some_and(|end| page.next_after >= end));
             }
@@ -148,5 +156,30 @@ impl Query {
             }
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hub::Hub;
+
+    #[tokio::test]
+    async fn a_wait_for_the_events_of_a_run_that_was_erased_is_over_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open_sqlite(folder.path()).await.expect("a store");
+        let (hub, run) = (Hub::alone(), RunId(uuid::Uuid::now_v7()));
+        let mut watch = hub.watch(run);
+        let told = StoredEvent { seq: Seq(2), kind: 3, data: Arc::from("{}") };
+        hub.advance([(run, [told].as_slice())]);
+        let query = Query { run, limit: 1, types: TypeFilter::All, end: None };
+        let (stop, minute) = (CancellationToken::new(), Duration::from_secs(60));
+        let began = Instant::now();
+        let page = query.forward((&store, &stop), &mut watch, Seq(1), began + minute).await;
+        assert!(page.expect("the store is there").data.is_empty());
+        assert!(began.elapsed() < minute);
+        store.close().await;
     }
 }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use axum::routing::{get, post};
 use axum::{Router, middleware};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -55,10 +56,17 @@ pub struct ApiState {
     pub lease: Lease,
     /// What specs may name.
     pub catalog: Arc<Catalog>,
+    /// Who may make a batch: see [`room_for_batches`].
+    pub batches: Arc<Semaphore>,
     /// Cancelled when the service begins to stop.
     pub stop: CancellationToken,
     /// Gives the metrics, in Prometheus' text form.
     pub metrics: metrics_exporter_prometheus::PrometheusHandle,
+}
+
+/// Room for as many batches as are made at once; others wait.
+pub fn room_for_batches() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(batches::AT_ONCE))
 }
 
 impl ApiState {

@@ -97,8 +97,8 @@ codes! {
     /// A secret would go to a host that it is not for.
     SecretNotAllowed = "secret_not_allowed", UNPROCESSABLE_ENTITY, false,
         "The secret may not be sent there";
-    /// Too many requests.
-    RateLimited = "rate_limited", TOO_MANY_REQUESTS, true, "Too many requests";
+    /// The run has had all the changes that it takes.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, false, "Too many requests";
     /// The queue has no room.
     QueueFull = "queue_full", TOO_MANY_REQUESTS, true, "The queue is full";
     /// Our mistake.
@@ -164,11 +164,11 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with these words. 429 and 503 say when to come again.
+    /// A problem with these words. 429 and 503 say when to come again, where that may help.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         let waits = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE]
             .contains(&code.status());
-        let retry_after = waits.then_some(RETRY_AFTER_SECONDS);
+        let retry_after = (waits && code.is_retryable()).then_some(RETRY_AFTER_SECONDS);
         Self { code, detail: detail.into(), errors: Vec::new(), retry_after, allow: None }
     }
 

@@ -7,13 +7,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::auth::Caller;
 use super::guard::RequestId;
 use super::problem::{ErrorCode, Problem};
 use super::request::{
-    Name, Parameters, Wanted, body, idempotency_key, invalid, must_be_json, traceparent, wanted,
+    Name, Parameters, SEQ_MAX, Wanted, body, idempotency_key, invalid, must_be_json, traceparent,
+    wanted,
 };
 use super::stream::{self, Cursor};
 use super::tokens::StreamOf;
@@ -24,10 +25,14 @@ use crate::journal::{Intent, Placement, Refused};
 use crate::run::event::is_terminal;
 use crate::run::spec::preview;
 use crate::run::{Draft, RunId, Seq, Spec};
-use crate::store::{Create, Key, KeyKind, Left, RunRow};
+use crate::store::{Create, Key, KeyKind, Left, RunRow, TypeFilter};
 
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// The least time between two looks at a run whose commits are other nodes': while a model speaks
+/// there are many.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// `POST /runs`
 pub(super) async fn create(
@@ -275,7 +280,8 @@ pub(super) async fn waited(
 ) -> Result<Response, Problem> {
     let row = match wait {
         Some((wait, _)) if !row.status.is_terminal() => {
-            ended(api, &mut watch, row, Instant::now() + wait).await?
+            ended(api, &mut watch, row.id, row.last_seq, Instant::now() + wait).await?;
+            load(api, row.id).await?
         }
         Some(_) | None => row,
     };
@@ -317,36 +323,46 @@ pub(super) fn spec_of(row: &RunRow) -> Result<Spec, Problem> {
     })
 }
 
-/// Waits for the terminal event; commits of other events cost no read of the store.
-async fn ended(
+/// Waits for the terminal event behind `seen`, or until `deadline`. Commits of other events cost no
+/// read of the store; those of which this node knows no more than the place, one small read in a
+/// while.
+pub(super) async fn ended(
     api: &ApiState,
     watch: &mut Watch,
-    mut row: RunRow,
+    run: RunId,
+    mut seen: Seq,
     deadline: Instant,
-) -> Result<RunRow, Problem> {
-    let mut seen = row.last_seq;
-    loop {
-        // The end of the service first: the client asks again elsewhere.
-        tokio::select! {
-            biased;
-            () = api.stop.cancelled() => return load(api, row.id).await,
-            waited = timeout_at(deadline, watch.beyond(seen)) => {
-                if waited.is_err() {
-                    return load(api, row.id).await;
+) -> Result<(), Problem> {
+    let mut next_look = Instant::now();
+    let waiting = async {
+        loop {
+            watch.beyond(seen).await;
+            match watch.tail(seen).as_deref() {
+                Some([.., last]) if is_terminal(last.kind) => return Ok(()),
+                Some([.., last]) => seen = last.seq,
+                Some([]) | None => {
+                    sleep_until(next_look).await;
+                    match active_at(api, run).await? {
+                        None => return Ok(()),
+                        Some(last) => seen = last.max(seen),
+                    }
+                    next_look = Instant::now() + LOOK;
                 }
             }
         }
-        match watch.tail(seen).as_deref() {
-            Some([.., last]) if !is_terminal(last.kind) => seen = last.seq,
-            Some(_) | None => {
-                row = load(api, row.id).await?;
-                if row.status.is_terminal() {
-                    return Ok(row);
-                }
-                seen = row.last_seq.max(seen);
-            }
-        }
+    };
+    // The end of the service first: the client asks again elsewhere.
+    tokio::select! {
+        biased;
+        () = api.stop.cancelled() => Ok(()),
+        waited = timeout_at(deadline, waiting) => waited.unwrap_or(Ok(())),
     }
+}
+
+/// How far the log of a run is that has not ended; none where it has, or is not there.
+pub(super) async fn active_at(api: &ApiState, run: RunId) -> Result<Option<Seq>, Problem> {
+    let last = api.store.events_before(run, Seq(SEQ_MAX), 1, &TypeFilter::All).await?;
+    Ok(last.last().filter(|last| !is_terminal(last.kind)).map(|last| last.seq))
 }
 
 /// The run of this name, and a hold on it that misses nothing after the row was read.

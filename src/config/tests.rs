@@ -276,6 +276,9 @@ fn beyond_this_machine_keys_are_required() {
         let open = Given { flags, env: &[("RUNLEDGER_LISTEN", listen)], file: None };
         assert!(!open.config().is_auth_on(), "{listen}");
     }
+    let flags = Flags { only_migrates: true, ..Flags::default() };
+    let migrates = Given { flags, env: &[("RUNLEDGER_LISTEN", "0.0.0.0:8080")], file: None };
+    assert!(!migrates.config().is_auth_on(), "nobody can call who only migrates");
     for listen in ["127.0.0.1:80", "127.8.8.8:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
         assert!(env(&[("RUNLEDGER_LISTEN", listen)]).config().is_loopback(), "{listen}");
     }

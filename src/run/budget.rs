@@ -63,7 +63,7 @@ pub(super) fn met(spec: &Spec, state: &State) -> Option<Limit> {
         let calls = u32::try_from(state.calls_started() + new).unwrap_or(u32::MAX);
         let passes = limits.max_tool_calls.is_some_and(|bound| calls > bound);
         // Calls that were refused count no more, but what refused them still holds.
-        (passes || state.refused_turn.is_some()).then_some(Limit::Calls)
+        (passes || refused_turn(spec, state).is_some()).then_some(Limit::Calls)
     })
 }
 
@@ -80,6 +80,21 @@ fn used_up(limits: &Limits, turns: u32, used: Used) -> Option<Limit> {
     (cost >= bound).then_some(Limit::Cost)
 }
 
+/// The turn whose calls a limit refused, as long as that limit was not raised: then what it has
+/// refused is no more a reason to offer no tools, and whether one is met is asked anew. A change that
+/// raises another limit, or nothing, changes nothing.
+fn refused_turn(spec: &Spec, state: &State) -> Option<u32> {
+    let refused = state.refused.as_ref()?;
+    let (then, now) = (refused.raised.over(&spec.config), state.limits(spec));
+    let is_raised = match used_up(&then, refused.turn, refused.used) {
+        Some(Limit::Turns) => now.max_turns > then.max_turns,
+        Some(Limit::Tokens) => now.max_total_tokens > then.max_total_tokens,
+        Some(Limit::Cost) => now.max_cost_usd > then.max_cost_usd,
+        Some(Limit::Calls) | None => now.max_tool_calls > then.max_tool_calls,
+    };
+    (!is_raised).then_some(refused.turn)
+}
+
 /// The limit that made this turn the run's last, one without tools, if any did.
 pub(super) fn made_last(spec: &Spec, state: &State, turn: &Turn) -> Option<Limit> {
     match spec.config.on_limit {
@@ -87,7 +102,8 @@ pub(super) fn made_last(spec: &Spec, state: &State, turn: &Turn) -> Option<Limit
         OnLimit::Finalize => {
             used_up(&state.limits(spec), turn.number.saturating_sub(1), turn.used_before).or_else(
                 || {
-                    let refused = state.refused_turn.is_some_and(|refused| refused < turn.number);
+                    let refused = refused_turn(spec, state);
+                    let refused = refused.is_some_and(|refused| refused < turn.number);
                     refused.then_some(Limit::Calls)
                 },
             )

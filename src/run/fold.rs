@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::event::{AbortReason, Body, Draft, Event, Outcome, OutputPart, RunResult};
 use super::id::CallId;
 use super::raise::Raise;
-use super::state::{Call, CallAnswer, FailedAttempt, OpenAttempt, State, Status, Turn};
+use super::state::{Call, CallAnswer, FailedAttempt, OpenAttempt, Refused, State, Status, Turn};
 
 impl State {
     /// The state after a whole log, or any prefix of one.
@@ -76,12 +76,9 @@ impl State {
         }
     }
 
-    /// Where a limit is raised, what it has refused is no more a reason to offer no tools: whether
-    /// one is still met is asked anew.
     fn update(&mut self, metadata: Option<&Map<String, Value>>, limits: Option<&Raise>) {
         if let Some(limits) = limits {
             self.raised.add(limits);
-            self.refused_turn = None;
         }
         if let Some(metadata) = metadata {
             self.metadata = Some(metadata.clone());
@@ -193,7 +190,8 @@ impl State {
             });
         }
         if *outcome == Outcome::Cancelled && *try_number == 0 {
-            self.refused_turn = Some(self.turn);
+            let (turn, used, raised) = (self.turn, self.used(), self.raised);
+            self.refused = Some(Refused { turn, used, raised });
         }
     }
 

@@ -91,7 +91,7 @@ pub struct State {
     /// Who asked for the cancel that has been read, if anybody has.
     pub cancelled_by: Option<String>,
     /// The last turn whose calls a limit kept from running.
-    pub refused_turn: Option<u32>,
+    pub refused: Option<Refused>,
     /// The first start's time, and the terminal event's.
     pub started_at: Option<String>,
     /// When it ended.
@@ -109,6 +109,18 @@ pub struct Used {
     pub tokens: Option<u64>,
     /// Money, void attempts included.
     pub cost_usd: Option<f64>,
+}
+
+/// A turn whose calls a limit kept from running, and what held then: from it follows which limit
+/// that was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Refused {
+    /// The turn's number.
+    pub turn: u32,
+    /// What had been used.
+    pub used: Used,
+    /// What had been raised.
+    pub raised: Raise,
 }
 
 /// A committed turn.

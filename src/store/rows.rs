@@ -327,8 +327,9 @@ pub enum Left {
     NoRun,
 }
 
-/// How many notes a run's inbox takes in all: each is an event of its log, which has a bound too.
-pub const INBOX_NOTES: i64 = 4096;
+/// How many notes a run's inbox takes in all: each is an event of its log, and all of them, unread at
+/// its end, must fit into the room that is kept there, `run::limits::LOG_RESERVE`.
+pub const INBOX_NOTES: i64 = 256;
 
 /// Runs that are not terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

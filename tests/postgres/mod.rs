@@ -121,7 +121,7 @@ fn data(folder: &Path) -> PathBuf {
 }
 
 /// Starts the server below a shell that stops it, and removes its files, when its standard input
-/// ends: also when this process is killed.
+/// ends: also when this process is killed, or its whole group is.
 fn start(folder: &Path, port: u16) -> Child {
     let script = r#"
         postgres=$1 folder=$2 port=$3; shift 3
@@ -130,10 +130,11 @@ fn start(folder: &Path, port: u16) -> Child {
             -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=1000 \
             -c shared_buffers=64MB -c log_min_messages=fatal >>"$folder/log" 2>&1 </dev/null 3<&- &
         server=$!
-        ( while read -r _; do :; done; kill -QUIT $server 2>/dev/null; rm -rf "$folder" ) <&3 &
+        ( trap '' INT TERM HUP
+          while read -r _; do :; done; kill -QUIT $server 2>/dev/null; rm -rf "$folder" ) <&3 &
         keeper=$!
         wait $server
-        kill $keeper 2>/dev/null
+        kill -KILL $keeper 2>/dev/null
     "#;
     let mut keeper = Command::new("sh")
         .args(["-c", script, "sh"])

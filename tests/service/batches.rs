@@ -169,6 +169,64 @@ async fn a_batch_with_one_mistake_makes_nothing_and_says_where_it_is() {
 }
 
 #[tokio::test]
+async fn a_field_that_nobody_knows_is_refused_also_with_null_and_a_wrong_default_is_told_once() {
+    let service = Service::demo().await;
+    let agent = json!({"name": "A"});
+    let good = json!({"agent": agent, "input": "x"});
+    for (body, pointer, words) in [
+        (json!({"runs": [good], "defaults": {"config": 5}}), "/defaults/config", "an object"),
+        (json!({"runs": [good], "meta": null}), "/meta", "unknown field"),
+        (json!({"runs": [good], "defaults": {"agnet": null}}), "/defaults/agnet", "unknown field"),
+        (
+            json!({"runs": [{"agent": agent, "input": "x", "max_turn": null}]}),
+            "/runs/0/max_turn",
+            "unknown field",
+        ),
+        // A default that is wrong is told once, and no run behind it is looked at.
+        (
+            json!({"runs": [{"agent": agent}, {"agent": agent, "input": "x", "inptu": 1}],
+                "defaults": {"input": 17}}),
+            "/defaults/input",
+            "must be",
+        ),
+    ] {
+        let refused = service.client.post("/batches", &body).await.expect(422);
+        assert_eq!(refused["errors"][0]["pointer"], pointer, "{refused}");
+        assert!(refused["detail"].as_str().unwrap().contains(words), "{refused}");
+        assert_eq!(refused["errors"].as_array().unwrap().len(), 1, "{refused}");
+    }
+}
+
+/// Each mistake costs a look at the run, with the defaults put in.
+#[tokio::test]
+async fn mistakes_are_looked_for_in_no_more_than_a_batch_may_have() {
+    let service = Service::demo().await;
+    for (bytes, expected) in [(1, 100), (1024 * 1024, 32)] {
+        let body = json!({
+            "runs": vec![json!({"input": "x", "inptu": 1}); 1000],
+            "defaults": {"agent": {"name": "A", "instructions": "y".repeat(bytes)}},
+        });
+        let refused = service.client.post("/batches", &body).await.expect(422);
+        assert_eq!(refused["errors"].as_array().unwrap().len(), expected, "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_batch_leaves_open_with_null_is_left_open() {
+    let service = Service::demo().await;
+    let body = json!({
+        "runs": [{"agent": null, "input": "x", "config": null}, {"input": "y", "history": null}],
+        "defaults": {"agent": {"name": "A"}, "config": {"max_turns": 7}, "variables": null},
+        "metadata": null,
+    });
+    let batch = service.client.post("/batches", &body).await.expect(201);
+    for name in names(&batch) {
+        let run = service.client.get(&format!("/runs/{name}")).await.expect(200);
+        assert_eq!((&run["agent"]["name"], &run["config"]["max_turns"]), (&json!("A"), &json!(7)));
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_runs_are_created_together_and_cancelled_together() {
     const RUNS: usize = 1000;
     let stub = Stub::start().await;

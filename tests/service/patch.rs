@@ -173,3 +173,24 @@ async fn what_is_no_raise_is_refused_with_its_place() {
     let late = patch(http, "r", &json!({"metadata": {}})).await.expect(409);
     assert_eq!(late["code"], "run_ended");
 }
+
+#[tokio::test]
+async fn a_run_takes_so_many_changes_and_then_only_a_cancel() {
+    let stub = Stub::start().await;
+    stub.on("hang", |_| vec![Do::Hang]);
+    let service = Service::start(&stub).await;
+    let http = &service.client;
+    let id = http.run("openai/hang", "a").await;
+    stub.called("hang", 1).await;
+    for n in 0..256 {
+        patch(http, &id, &json!({"metadata": {"n": n.to_string()}})).await.expect(202);
+    }
+    let refused = patch(http, &id, &json!({"metadata": {}})).await;
+    assert_eq!(refused.headers.get("retry-after"), None, "it is no matter of time");
+    let refused = refused.expect(429);
+    assert_eq!((&refused["code"], &refused["retryable"]), (&json!("rate_limited"), &json!(false)));
+    http.delete(&format!("/runs/{id}")).await.expect(202);
+    let run = http.ended(&id).await;
+    assert_eq!((&run["status"], &run["metadata"]["n"]), (&json!("CANCELLED"), &json!("255")));
+    assert_eq!(of(&http.log(&id).await, "run.updated").len(), 256);
+}

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::client::spec;
 use crate::service::Service;
-use crate::stub::{Do, Stub, calculate};
+use crate::stub::{Do, Gate, Stub, calculate, say};
+use crate::waiting::until;
 
 #[tokio::test]
 async fn an_erased_run_is_gone_also_after_a_crash_and_its_keys_are_free() {
@@ -42,6 +43,35 @@ async fn an_erased_run_is_gone_also_after_a_crash_and_its_keys_are_free() {
     assert_eq!(refused["code"], "run_active");
     assert_eq!(http.get(&format!("/runs/{active}")).await.status, 200);
     http.post("/runs/nobody/purge", &Value::Null).await.expect(404);
+}
+
+/// The poll's events never come: it must neither spin nor wait on.
+#[tokio::test]
+async fn a_poll_for_the_events_of_a_run_that_is_erased_meanwhile_ends() {
+    let stub = Stub::start().await;
+    let gate = Gate::new();
+    let opened = gate.clone();
+    stub.on("wait", move |_| [vec![Do::Wait(opened.clone())], say("x")].concat());
+    let service = Service::start(&stub).await;
+    let http = &service.client;
+    let id = http.run("openai/wait", "x").await;
+    stub.called("wait", 1).await;
+    let last = http.log(&id).await.len();
+    // No event of this type comes: the polls go on to the end of the run.
+    let path = format!("/runs/{id}/events?after={last}&types=cancel.requested&wait=80");
+    let polls = (0..32).map(|_| http.get(&path));
+    let erase = async {
+        gate.open();
+        until("the run's end, and its erasing", async || {
+            let purged = http.post(&format!("/runs/{id}/purge"), &Value::Null).await;
+            (purged.status == 204).then_some(())
+        })
+        .await;
+    };
+    let (polls, ()) = tokio::join!(futures_util::future::join_all(polls), erase);
+    for poll in polls {
+        assert!([200, 404].contains(&poll.status), "{}", poll.text);
+    }
 }
 
 /// More than a connection and the page under way can hold: it is all sent only to who reads.

@@ -170,7 +170,12 @@ fn batches() -> [(&'static str, Schema); 3] {
         "A batch that was created.",
         [
             id(),
-            required("run_ids", list(text()).about("In the order of the request's `runs`.")),
+            required(
+                "run_ids",
+                list(text()).about(
+                    "In the order of the request's `runs`, without those that were erased since.",
+                ),
+            ),
             counts(),
         ],
     );

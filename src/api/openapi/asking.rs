@@ -112,7 +112,7 @@ fn change() -> Schema {
 /// As in a config; the run's own can only be raised.
 fn raised() -> Schema {
     request(
-        "Limits to be raised. One that the run does not have, or that is not higher, is refused.",
+        "Limits to be raised. One that the run does not have, or that is lower, is refused.",
         limits_of_a_run(),
     )
 }

@@ -137,7 +137,7 @@ fn problem(codes: &[ErrorCode]) -> Node {
     let status = codes.first().map_or(0, |code| code.status().as_u16());
     match status {
         401 => headers.push("WWW-Authenticate"),
-        429 | 503 => headers.push("Retry-After"),
+        429 | 503 if codes.iter().any(|code| code.is_retryable()) => headers.push("Retry-After"),
         _ => {}
     }
     object! {

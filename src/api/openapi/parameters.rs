@@ -24,7 +24,8 @@ pub(super) fn parameters() -> Node {
     all.extend(waiting());
     all.extend(paging());
     all.extend(reading());
-    all.push(("IdempotencyKey", key()));
+    all.push(("IdempotencyKey", key(OF_AN_INTENT)));
+    all.push(("ChangeKey", key(OF_A_CHANGE)));
     all.push(("Traceparent", traceparent()));
     all.push(("OpenapiVersion", version()));
     Node::Object(all.into_iter().map(|(name, node)| (name.to_owned(), node)).collect())
@@ -83,7 +84,8 @@ fn filters() -> [Node; 12] {
         query(
             "metadata",
             several(text().with("pattern", ":").example("user_id:123"), lists::VALUES_MAX),
-            "Runs with this label, `KEY:VALUE`; repeated: with all of them.",
+            "Runs with this label, `KEY:VALUE`; repeated: with all of them. The first `:` ends the \
+             key: labels with a `:` in their key can't be looked for.",
         ),
         query("created_after", time(), "Runs that were created after this."),
         query("created_before", time(), "Runs that were created before this."),
@@ -219,18 +221,18 @@ fn reading() -> Vec<(&'static str, Node)> {
     ]
 }
 
-fn key() -> Node {
+const OF_AN_INTENT: &str = "Names the intent. The same key with the same body finds the run that it made, as often as you \
+     like; with another body it is refused. `\"abc\"` and `abc` are one key.";
+
+const OF_A_CHANGE: &str = "Names the change. The same key with the same body is one change, as often as you send it; with \
+     another body it is another change of this run. `\"abc\"` and `abc` are one key.";
+
+fn key(about: &str) -> Node {
     let schema = text()
         .with("pattern", format!("^[!-~]{{1,{KEY_CHARS_MAX}}}$"))
         .with("maxLength", KEY_CHARS_MAX)
         .example("order-17-question-1");
-    parameter(
-        "header",
-        "Idempotency-Key",
-        schema,
-        "Names the intent. The same key with the same body finds the run that it made, as often \
-         as you like; with another body it is refused. `\"abc\"` and `abc` are one key.",
-    )
+    parameter("header", "Idempotency-Key", schema, about)
 }
 
 fn traceparent() -> Node {

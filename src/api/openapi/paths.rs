@@ -7,6 +7,7 @@ use super::operation::{Answer, Operation};
 use super::parameters;
 use super::schema::{any, map, named, text};
 use crate::api::problem::ErrorCode;
+use crate::store::INBOX_NOTES;
 
 /// Of whatever reads or writes a run.
 const OF_A_RUN: [ErrorCode; 3] =
@@ -133,7 +134,7 @@ fn cancelling(method: &'static str, path: &'static str, id: &str, summary: &str)
         .answers(200, ended.headers(&headers))
         .answers(202, accepted.headers(&headers))
         .refuses(&OF_A_RUN)
-        .refuses(&[ErrorCode::CrossSite, ErrorCode::RateLimited])
+        .refuses(&[ErrorCode::CrossSite])
 }
 
 fn patch() -> Operation {
@@ -142,8 +143,10 @@ fn patch() -> Operation {
         named("Run"),
     );
     Operation::new("patch", "/runs/{id}", "updateRun", "Runs", "Raise limits, or replace labels")
-        .about("Of a run that is under way. A limit can only go up.")
-        .takes(&["RunId", "IdempotencyKey"])
+        .about(&format!(
+            "Of a run that is under way. A limit can only go up. A run takes {INBOX_NOTES} changes."
+        ))
+        .takes(&["RunId", "ChangeKey"])
         .body("RunChange", examples::changes())
         .answers(202, run.headers(&["Content-Location"]))
         .refuses(&OF_A_BODY)

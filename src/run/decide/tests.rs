@@ -82,6 +82,33 @@ fn what_a_limit_refused_is_forgotten_where_it_is_raised() {
 }
 
 #[test]
+fn what_a_limit_refused_stays_refused_where_another_is_raised_or_none() {
+    let last = || json!({"max_tool_calls": 1, "on_limit": "finalize"});
+    let refused = "started; called 1 a; returned a; called 2 a; skipped a";
+    for nothing in ["max_time 600", "max_turns 99", "max_tool_calls 1", "max_tool_calls 0"] {
+        let raised = format!("{refused}; raised {nothing}");
+        check_with(last(), &raised, "ask demo/a 3.1 without tools");
+        let during = format!("{refused}; asked; raised {nothing}; said x; ended stop");
+        check_with(last(), &during, "complete max_tool_calls");
+    }
+    // Raised before the refusal, it is no raise after.
+    let before = "started; raised max_tool_calls 2; called 1 a b c; skipped a; skipped b; \
+                  skipped c; raised max_tool_calls 2";
+    check_with(last(), before, "ask demo/a 2.1 without tools");
+    check_with(last(), &format!("{before}; raised max_tool_calls 3"), "ask demo/a 2.1");
+    // The limit that refused is the one to be raised.
+    let turns = || json!({"max_turns": 1, "max_tool_calls": 9, "on_limit": "finalize"});
+    let refused = "started; called 1 a; skipped a";
+    check_with(turns(), &format!("{refused}; raised max_turns 5"), "ask demo/a 2.1");
+    let calls = format!("{refused}; raised max_tool_calls 99");
+    check_with(turns(), &calls, "ask demo/a 2.1 without tools");
+    let tokens = || json!({"max_total_tokens": 5, "on_limit": "finalize"});
+    let used = "started; used 5; called 1 a; skipped a";
+    check_with(tokens(), &format!("{used}; raised max_total_tokens 99"), "ask demo/a 2.1");
+    check_with(tokens(), &format!("{used}; raised max_turns 99"), "ask demo/a 2.1 without tools");
+}
+
+#[test]
 fn money_is_a_limit_as_tokens_are() {
     let some = || json!({"max_cost_usd": 0.5});
     check_with(some(), "started; paid 0.49; called 1 a", "call a");
