@@ -131,10 +131,12 @@ fn start(folder: &Path, port: u16) -> Child {
             -c shared_buffers=64MB -c log_min_messages=fatal >>"$folder/log" 2>&1 </dev/null 3<&- &
         server=$!
         ( trap '' INT TERM HUP
-          while read -r _; do :; done; kill -QUIT $server 2>/dev/null; rm -rf "$folder" ) <&3 &
+          while read -r _; do :; done
+          trap '' USR1
+          kill -QUIT $server 2>/dev/null; rm -rf "$folder" ) <&3 &
         keeper=$!
         wait $server
-        kill -KILL $keeper 2>/dev/null
+        kill -USR1 $keeper 2>/dev/null
     "#;
     let mut keeper = Command::new("sh")
         .args(["-c", script, "sh"])
