@@ -298,7 +298,7 @@ $$;
 
 -- Leaves a note in a run's inbox. What comes back: accepted, with the owner to wake; ended; full (it
 -- has had as many as it takes; a cancel always fits); no_run.
-create or replace function leave_note(
+create function leave_note(
     of_tenant text,
     of_run uuid,
     note_kind text,
@@ -321,7 +321,8 @@ begin
     elsif run.finished_at is not null then
         outcome := 'ended';
         return;
-    elsif run.inbox_n >= 256 and note_kind <> 'cancel' then
+    elsif run.inbox_n >= 256 and note_kind <> 'cancel'
+          and not exists (select from inbox where run_id = of_run and dedupe_key = note_key) then
         outcome := 'full';
         return;
     end if;

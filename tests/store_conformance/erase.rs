@@ -100,6 +100,8 @@ pub(crate) async fn a_full_inbox_takes_a_cancel_and_nothing_else(bench: Bench) {
         );
     }
     assert_eq!(bench.leave(run, "update", "more").await, Left::Full);
+    let again = bench.leave(run, "update", "0").await;
+    assert_eq!(again, Left::Accepted(Some(node.id)), "what is there already takes no room");
     assert_eq!(bench.row(run).await.inbox_n, INBOX_NOTES);
     assert_eq!(bench.leave(other, "update", "more").await, Left::Accepted(Some(node.id)));
     assert_eq!(bench.leave(run, "cancel", "cancel").await, Left::Accepted(Some(node.id)));

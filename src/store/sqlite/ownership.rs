@@ -385,6 +385,22 @@ async fn unqueue(connection: &mut SqliteConnection, run: RunId) -> Result<(), St
     Ok(())
 }
 
+/// Whether the note was left before: then it takes no more room.
+async fn is_there(
+    connection: &mut SqliteConnection,
+    run: RunId,
+    note: &InboxNote,
+) -> Result<bool, StoreError> {
+    let there: Option<(i64,)> =
+        sqlx::query_as("select 1 from inbox where run_id = $1 and dedupe_key = $2")
+            .bind(id_bytes(run))
+            .bind(&note.dedupe_key)
+            .fetch_optional(connection)
+            .await
+            .map_err(store_error)?;
+    Ok(there.is_some())
+}
+
 async fn leave_one(
     connection: &mut SqliteConnection,
     tenant: &str,
@@ -402,7 +418,11 @@ async fn leave_one(
     let owner = match row {
         None => return Ok(Left::NoRun),
         Some((_, true, _)) => return Ok(Left::Ended),
-        Some((_, false, notes)) if notes >= INBOX_NOTES && note.kind != "cancel" => {
+        Some((_, false, notes))
+            if notes >= INBOX_NOTES
+                && note.kind != "cancel"
+                && !is_there(connection, run, note).await? =>
+        {
             return Ok(Left::Full);
         }
         Some((owner, false, _)) => owner,
