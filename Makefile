@@ -35,6 +35,7 @@ fmt: ## format the code
 lint: setup ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked -- -D warnings
 
 test: lint ## everything that must hold before a change lands
 	cargo test --locked

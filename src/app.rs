@@ -18,6 +18,7 @@ use crate::api::auth::Keys;
 use crate::api::guard::Guard;
 use crate::api::{self, ApiState, StreamTokens, server};
 use crate::config::{self, Config, Provider, ProviderKind};
+use crate::failpoint::{self, Step, reach};
 use crate::hub::{Hub, Remote, Wakes};
 use crate::journal::journal;
 use crate::model::endpoint::{Dialect, Endpoint, Patience};
@@ -63,6 +64,7 @@ pub async fn serve(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    failpoint::setup();
     let service = Service::open(&config, metrics, stop).await?;
     greet(&config, &service);
     let Rescued { crashed, handed_over } = service.rescued;
@@ -99,6 +101,7 @@ impl Service {
         let store = open_store(config).await?;
         let until = worker::lease_from_now(&store);
         let (id, rescued) = store.register(&machine_name()).await?;
+        reach(Step::Registered);
         let lease = Lease::new(Node::new(id, &machine_name()), until);
         let models = Arc::new(models(config)?);
         let toolbox = Toolbox::new(caller(config)?);
@@ -149,7 +152,9 @@ impl Service {
 
 /// Hands this node's runs over, and tells the others.
 async fn leave(store: &Store, node: NodeId) -> anyhow::Result<()> {
+    reach(Step::HandOverAsked);
     let left = hand_over(store, node).await.context("the runs wait for the lease to end")?;
+    reach(Step::HandOverCommitted);
     if left > 0
         && let Err(error) = store.notify(node, vec![Notice::Queued]).await
     {

@@ -11,6 +11,9 @@ pub mod hub;
 
 pub mod journal;
 
+// Where the process may be ended by a test.
+pub mod failpoint;
+
 // The world that a run needs: models and tools.
 pub mod model;
 

@@ -13,6 +13,7 @@ use super::problem::{ErrorCode, FieldError, Problem};
 use super::request::{Name, Parameters, body, idempotency_key, must_be_json};
 use super::runs::{find, load, spec_of, waited};
 use super::{ApiState, TENANT, inbox, wire};
+use crate::failpoint::{Step, reach};
 use crate::run::spec::Change;
 use crate::store::{InboxNote, Left, Purged, RunRow};
 
@@ -94,6 +95,7 @@ pub(super) async fn purge(
     let run = api.store.resolve(TENANT, &name).await?.ok_or_else(absent)?;
     match api.store.purge(TENANT, run).await? {
         Purged::Erased => {
+            reach(Step::PurgeCommitted);
             api.hub.erase(run);
             Ok(StatusCode::NO_CONTENT)
         }

@@ -2,12 +2,15 @@
 
 use super::problem::{ErrorCode, Problem};
 use super::{ApiState, TENANT};
+use crate::failpoint::{Step, reach};
 use crate::run::RunId;
 use crate::store::{INBOX_NOTES, InboxNote, Left, StoreError};
 
 /// Leaves a note for a run's owner, and wakes whoever reads it.
 pub(super) async fn leave(api: &ApiState, run: RunId, note: InboxNote) -> Result<Left, StoreError> {
+    reach(Step::LeaveAsked);
     let left = api.store.leave(TENANT, run, note).await?;
+    reach(Step::LeaveCommitted);
     wake(api, run, left);
     Ok(left)
 }
@@ -18,7 +21,9 @@ pub(super) async fn leave_all(
     runs: Vec<RunId>,
     note: InboxNote,
 ) -> Result<Vec<Left>, StoreError> {
+    reach(Step::LeaveAsked);
     let left = api.store.leave_all(TENANT, runs.clone(), note).await?;
+    reach(Step::LeaveCommitted);
     for (run, left) in runs.into_iter().zip(&left) {
         wake(api, run, *left);
     }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 pub(super) use batch_job::BatchJob;
 
 use super::{Clock, Intent, NewRun, Placement, Refused, batch, timestamp};
+use crate::failpoint::{Step, reach};
 use crate::hub::Hub;
 use crate::run::{Draft, Seq};
 use crate::store::{Create, Created, Node, Notice, Store, StoreError};
@@ -132,8 +133,10 @@ impl Creator {
         if creates.is_empty() {
             return;
         }
+        reach(Step::CreateTaken);
         match self.settle(&creates).await {
             Ok(done) => {
+                reach(Step::CreateCommitted);
                 for ((create, created), waiter) in creates.into_iter().zip(done).zip(waiters) {
                     match created {
                         Created::Fenced => self.queue(create, waiter).await,
@@ -200,6 +203,7 @@ impl Creator {
                 };
                 // Workers that have stopped leave the run to the next start.
                 let _ = self.new_runs.send(news).await;
+                reach(Step::CreateTold);
                 Ok(Intent::New(create.id))
             }
             Created::Existing(run) => Ok(Intent::Existing(run)),

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{self, Size, Text, Waiting, Written};
 use super::{Clock, Committed, Effects, PenId, Refused, timestamp};
+use crate::failpoint::{Step, reach};
 use crate::hub::Hub;
 use crate::run::{Body, Event, RunId, Seq};
 use crate::store::{Append, Appended, BatchNumber, Node, Store, StoreError};
@@ -155,6 +156,7 @@ impl Writer {
             }
             let (batch, parts) = self.assemble();
             if !batch.is_empty() {
+                reach(Step::AppendTaken);
                 metrics::histogram!("runledger_journal_batch_runs").record(batch.len() as f64);
                 self.commit(Arc::new(batch), parts).await;
             }
@@ -364,6 +366,7 @@ impl Writer {
 
     /// Advances the hub before the answers: whoever hears an answer may look.
     fn committed(&mut self, batch: &[Append], done: Vec<Appended>, parts: Vec<Part>) {
+        reach(Step::AppendCommitted);
         let taken = |append: &Append, appended: Appended| match appended {
             Appended::All => append.events.len(),
             Appended::StartsRefused => append.starts_at.unwrap_or(0),
@@ -374,6 +377,7 @@ impl Writer {
             .zip(&done)
             .map(|(append, appended)| (append.run, &append.events[..taken(append, *appended)]));
         self.hub.advance(advances);
+        reach(Step::AppendTold);
         for ((append, appended), part) in batch.iter().zip(done).zip(parts) {
             self.answer(part, appended, taken(append, appended));
         }

@@ -3,6 +3,7 @@
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Drain, Pool};
+use crate::failpoint::{Step, reach};
 use crate::run::RunId;
 use crate::store::LetGo;
 
@@ -17,6 +18,7 @@ impl Pool {
             let mut permits = self.tools.admission.take(CLAIM_MAX);
             let asked = permits.len();
             let slots = u32::try_from(asked).expect("a claim is small");
+            reach(Step::ClaimAsked);
             let claims = match self.tools.store.claim(self.tools.node.id, slots).await {
                 Ok(claims) => claims,
                 Err(error) => {
@@ -24,6 +26,9 @@ impl Pool {
                     return false;
                 }
             };
+            if !claims.runs.is_empty() {
+                reach(Step::ClaimCommitted);
+            }
             let to_drive = claims.runs.iter().filter(|one| !one.for_inbox).count();
             let has_inboxes = claims.runs.len() > to_drive;
             self.tools.admission.set_backlog(claims.is_more);
@@ -65,8 +70,12 @@ impl Pool {
     }
 
     pub(super) async fn requeue(&mut self, run: RunId, why: LetGo) {
+        reach(Step::RequeueAsked);
         match self.tools.store.requeue(self.tools.node.id, run, why).await {
-            Ok(()) => self.tools.admission.queued(),
+            Ok(()) => {
+                reach(Step::RequeueCommitted);
+                self.tools.admission.queued();
+            }
             Err(error) => {
                 tracing::warn!(run.id = %run, error = %error, "run {run} can't be queued yet");
             }

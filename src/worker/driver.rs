@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use super::{Drain, Left, Tools};
 use crate::admission::Slot;
+use crate::failpoint::{Step, reach};
 use crate::journal::{Effects, Pen, Refused};
 use crate::run::event::{AbortReason, StartReason};
 use crate::run::{
@@ -133,7 +134,9 @@ async fn drive_attached(
     drain: &Drain,
 ) -> Result<(), Halt> {
     let row = load(tools, run, drain).await?;
+    reach(Step::RunLoaded);
     let mut driver = Driver::open(tools, &row, slot, nudge, drain).await?;
+    reach(Step::RunOpened);
     let span = match driver.spec.config.trace_enabled {
         true => tracing::info_span!("drive", run.id = %run),
         false => tracing::Span::none(),
@@ -284,6 +287,7 @@ impl Driver {
             at_ms: 0,
         };
         self.append(drafts, Effects { update: Some(update), ..Effects::default() }).await?;
+        reach(Step::RunStarted);
         Ok(())
     }
 
@@ -313,6 +317,7 @@ impl Driver {
                 }
                 Work::Model { model, with_tools, since } => {
                     waited = false;
+                    reach(Step::TurnStarted);
                     self.call_model(model, with_tools, since).await?
                 }
                 Work::Tools(calls) => self.call_tools(calls).await?,
@@ -380,9 +385,15 @@ impl Driver {
         if plan.drafts.is_empty() {
             return Ok(plan.work);
         }
+        if effects.update.is_some() {
+            reach(Step::RunEnding);
+        }
         match self.pen.append(plan.drafts, effects).await {
             Ok(committed) => {
                 self.fold(&committed.events);
+                if self.state.status.is_terminal() {
+                    reach(Step::RunEnded);
+                }
                 if committed.starts_refused {
                     return Ok(Work::Again);
                 }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::driver::{Driver, Halt};
+use crate::failpoint::{Step, reach};
 use crate::journal::Effects;
 use crate::run::{Body, Draft, Raise};
 
@@ -47,6 +48,7 @@ impl Driver {
         let Some(last) = rows.last().map(|row| row.n).filter(|last| *last > self.inbox_read) else {
             return Ok(());
         };
+        reach(Step::InboxRead);
         let mut drafts = Vec::new();
         for row in rows.iter().filter(|row| row.n > self.inbox_read) {
             match row.kind.as_str() {
@@ -66,6 +68,7 @@ impl Driver {
         }
         let effects = Effects { inbox_read: Some(last), ..Effects::default() };
         self.append(drafts, effects).await?;
+        reach(Step::InboxCommitted);
         self.inbox_read = last;
         Ok(())
     }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::turn::jitter;
 use crate::admission::{Admission, BootTime, Lease};
+use crate::failpoint::{Step, reach};
 use crate::store::{Beat, Node, NodeId, Notice, Rescued, Store, StoreError};
 
 /// How often a node that is alone looks for runs that it owns and nobody drives.
@@ -109,9 +110,11 @@ impl Keeper {
         let (busy, slots) = self.admission.usage();
         // From before the statement: the store's lease begins when it is carried out.
         let until = lease_from_now(&self.store);
+        reach(Step::BeatAsked);
         let beat = self.store.heartbeat(node.id, count(slots), count(busy)).await;
         self.lease.set_away(matches!(beat, Err(StoreError::Unavailable(_))));
         let beat = beat?;
+        reach(Step::BeatCommitted);
         self.lease.extend(until);
         for run in &beat.news {
             self.admission.wake(*run);
@@ -180,9 +183,11 @@ pub async fn rescue(store: Store, lease: Lease, admission: Admission, over: Canc
                 continue;
             }
             let node = lease.node().id;
+            reach(Step::RescueAsked);
             match store.rescue(node).await {
                 Ok(Rescued { crashed: 0, .. }) => {}
                 Ok(Rescued { crashed, .. }) => {
+                    reach(Step::RescueCommitted);
                     tracing::warn!(runs.crashed = crashed, "another node has died; its runs go on");
                     admission.queued();
                     if let Err(error) = store.notify(node, vec![Notice::Queued]).await {

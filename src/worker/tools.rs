@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::driver::{Driver, Halt, Work};
 use super::trace::traceparent;
 use super::turn::jitter;
+use crate::failpoint::{Step, reach};
 use crate::journal::Effects;
 use crate::run::ending::closing;
 use crate::run::event::{Effect, FailedTry, Outcome};
@@ -96,6 +97,7 @@ impl Driver {
         let mut calls = Calls::default();
         #[cfg(test)]
         super::tests::break_where_told(&self.state, &started);
+        reach(Step::ToolsStarted);
         for call in &started {
             self.spawn(&mut calls, call);
         }
@@ -116,6 +118,7 @@ impl Driver {
                 () = tokio::time::sleep_until(deadline) => return Ok(Work::Again),
                 Some(first) = calls.running.join_next_with_id() => first,
             };
+            reach(Step::ToolAnswered);
             let Came { drafts, starts, again } = self.take(first, &mut calls);
             if calls.running.is_empty() && again.is_empty() {
                 return self.advance(drafts, None, false).await;
@@ -128,6 +131,7 @@ impl Driver {
             drafts.extend(starts);
             let committed = self.pen.append(drafts, Effects::default()).await?;
             self.fold(&committed.events);
+            reach(Step::ToolCommitted);
             if committed.starts_refused {
                 return Ok(Work::Again);
             }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::driver::{Driver, Halt, Work};
+use crate::failpoint::{Step, reach};
 use crate::journal::{Effects, Text};
 use crate::model::{DELTAS_MAX, Delta, Failure, ProposedCall, Remedy, Reply, request_sha256};
 use crate::run::event::{AbortReason, Effect, Executor, FinishReason, OutputPart, Usage};
@@ -117,6 +118,7 @@ impl Driver {
                 Ok(Work::Again)
             }
             Called::Reply(mut reply) => {
+                reach(Step::TurnAnswered);
                 let written: usize = reply.calls.iter().map(|call| call.arguments_raw.len()).sum();
                 let said = output.bytes.saturating_add(bytes(written));
                 reply.usage = self.usage(&name, reply.usage, with_tools, said, false);
@@ -125,6 +127,7 @@ impl Driver {
                 self.advance(drafts, None, false).await
             }
             Called::Failed(mut failure) => {
+                reach(Step::TurnFailed);
                 if failure.has_begun {
                     let told = failure.usage.unwrap_or_default();
                     failure.usage = Some(self.usage(&name, told, with_tools, output.bytes, true));
@@ -187,6 +190,7 @@ impl Driver {
                     Some(delta) => {
                         let text = output.take(delta, turn, attempt);
                         self.pen.push(text).await?;
+                        reach(Step::TurnDelta);
                         pushed += 1;
                         if !self.has_room(pushed) {
                             // Texts that were merged take less room than was feared.

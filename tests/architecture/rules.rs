@@ -9,17 +9,31 @@ use super::source::{self, Token};
 /// Rooms that have no files yet stand here so that their place is known.
 const ROOMS: &[(&str, &[&str])] = &[
     ("run", &[]),
+    // docs/adr/0015: the named steps at which a test ends the process.
+    ("failpoint", &[]),
     ("projection", &["run"]),
     ("model", &["run"]),
     ("tool", &["run"]),
-    ("store", &["run"]),
+    ("store", &["run", "failpoint"]),
     ("hub", &["run", "store"]),
-    ("journal", &["run", "store", "hub"]),
+    ("journal", &["run", "store", "hub", "failpoint"]),
     ("admission", &["run", "store"]),
     ("outbox", &["run", "store", "tool::guard"]),
-    ("worker", &["run", "journal", "store", "model", "tool", "admission"]),
+    ("worker", &["run", "journal", "store", "model", "tool", "admission", "failpoint"]),
     // docs/adr/0006: a key stays hidden up to the place that compares it.
-    ("api", &["run", "projection", "journal", "store", "hub", "admission", "config::Secret"]),
+    (
+        "api",
+        &[
+            "run",
+            "projection",
+            "journal",
+            "store",
+            "hub",
+            "admission",
+            "failpoint",
+            "config::Secret",
+        ],
+    ),
     ("client", &["run", "model::sse_decoder"]),
     // docs/adr/0006: a setting is parsed to the type that it sets.
     ("config", &["run", "telemetry::LogFormat"]),
@@ -85,6 +99,7 @@ const OUTSIDE: &[(&str, Who)] = &[
     ("tracing_subscriber", Only(&["config", "telemetry"])),
     ("metrics_exporter_prometheus", Only(&["telemetry", "app", "api"])),
     ("mimalloc", Only(&["main"])),
+    ("fail", Only(&["failpoint"])),
 ];
 
 /// Calls that only one room makes of another, as the code writes them; caller and called.

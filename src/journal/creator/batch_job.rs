@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Creator, TRIES_MAX, TRY_TIME, TRY_WAIT};
+use crate::failpoint::{Step, reach};
 use crate::journal::{NewRun, Refused, batch, timestamp};
 use crate::run::{Draft, Seq};
 use crate::store::{BatchCreated, CreateBatch, Notice, StoreError};
@@ -38,6 +39,7 @@ impl Creator {
         let batch = Arc::new(batch);
         let settled = self.settle_batch(&batch).await;
         if let Ok(BatchCreated::New) = settled {
+            reach(Step::BatchCommitted);
             let advances = batch.runs.iter().map(|run| (run.id, run.events.as_slice()));
             self.hub.advance(advances);
             self.hub.tell(Notice::Queued);

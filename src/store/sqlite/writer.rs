@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, SqlSafeStr};
 
 use super::{BUSY, store_error};
+use crate::failpoint::{Step, reach};
 use crate::store::StoreError;
 
 /// How long the cutting of the write-ahead log waits for readers: all commits wait with it.
@@ -128,6 +129,7 @@ impl Writer {
             Ok(done) => {
                 #[cfg(test)]
                 self.faults.before_commit()?;
+                reach(Step::Committing);
                 transaction.commit().await.map_err(of_the_transaction)?;
                 #[cfg(test)]
                 self.faults.after_commit()?;
