@@ -27,7 +27,7 @@ use crate::model::{Registry, anthropic, openai, registry};
 use crate::run::{Catalog, catalog};
 use crate::store::{self, Node, NodeId, Notice, PostgresOptions, Rescued, Store, StoreError};
 use crate::tool::{self, Toolbox, http};
-use crate::worker::{self, Drain, Keeper, Pool, Tools};
+use crate::worker::{self, Drain, Keeper, Pool, Stuck, Tools};
 
 mod healthcheck;
 mod run;
@@ -230,17 +230,7 @@ impl Parts<'_> {
     /// Puts everything together and spawns its loops.
     fn start(self, listener: TcpListener) -> Running {
         let Parts { config, store, lease, models, toolbox, metrics, stop } = self;
-        let catalog = Arc::new(Catalog {
-            models: models.offers(),
-            default_model: models.default_model().to_owned(),
-            builtins: toolbox.builtins(),
-            providers: offered(config),
-            secrets: config
-                .secrets
-                .iter()
-                .map(|secret| (secret.name.clone(), secret.hosts.clone()))
-                .collect(),
-        });
+        let catalog = Arc::new(catalog_of(config, models, &toolbox));
         let admission = Admission::new(config.slots as usize);
         let (hub, remote) = hub(store, lease, &admission);
         let (to_pool, new_runs) = mpsc::channel(NEW_RUNS_MAX);
@@ -281,6 +271,13 @@ impl Parts<'_> {
         let mut tasks = JoinSet::new();
         tasks.spawn(loops.writer.run());
         tasks.spawn(loops.creator.run());
+        let stuck = Stuck {
+            store: store.clone(),
+            lease: lease.clone(),
+            admission: admission.clone(),
+            beats: beats.clone(),
+        };
+        tasks.spawn(stuck.watch(stop.clone()));
         tasks.spawn(Pool::new(tools, new_runs, beats).run(drain.clone()));
         tasks.spawn(server::serve(listener, router, options, stop.clone()));
         tasks.spawn(upkeep(metrics, stop));
@@ -293,6 +290,21 @@ impl Parts<'_> {
             membership.spawn(worker::rescue(store, lease, admission, over.clone()));
         }
         Running { tasks, membership, drain, over }
+    }
+}
+
+/// What specs may name.
+fn catalog_of(config: &Config, models: &Registry, toolbox: &Toolbox) -> Catalog {
+    Catalog {
+        models: models.offers(),
+        default_model: models.default_model().to_owned(),
+        builtins: toolbox.builtins(),
+        providers: offered(config),
+        secrets: config
+            .secrets
+            .iter()
+            .map(|secret| (secret.name.clone(), secret.hosts.clone()))
+            .collect(),
     }
 }
 

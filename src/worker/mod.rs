@@ -6,6 +6,7 @@ mod driver;
 mod inbox;
 mod lease;
 mod plan;
+mod stuck;
 mod tools;
 mod trace;
 mod turn;
@@ -20,6 +21,7 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use lease::{Keeper, LastBeat, lease_from_now, rescue};
+pub use stuck::Stuck;
 
 use crate::admission::{Admission, Lease, Slot};
 use crate::journal::{Journal, NewRun};
