@@ -27,9 +27,12 @@ mod recovery;
 mod reference;
 mod run_command;
 mod runs;
+#[path = "../scale.rs"]
+mod scale;
 mod seed;
 mod service;
 mod start;
+mod steps;
 mod stream;
 mod stream_tokens;
 mod stub;

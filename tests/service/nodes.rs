@@ -24,7 +24,7 @@ const LEASE: &str = "1.5";
 pub struct Nodes {
     pub stub: Stub,
     url: String,
-    setup: Setup,
+    pub setup: Setup,
 }
 
 impl Nodes {
