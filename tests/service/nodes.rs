@@ -41,6 +41,8 @@ impl Nodes {
     async fn at(url: String) -> Nodes {
         let stub = Stub::start().await;
         let setup = Setup::default()
+            // Below that, each start warns of a server that does not flush.
+            .env("RUNLEDGER_LOG", "error")
             .env("DATABASE_URL", &url)
             .env("RUNLEDGER_LEASE", LEASE)
             .env("OPENAI_BASE_URL", &stub.base_url);
