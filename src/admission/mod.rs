@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-pub use lease::{BootTime, Lease};
+pub use lease::{BootClock, BootTime, Lease};
 
 use crate::run::RunId;
 
