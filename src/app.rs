@@ -156,17 +156,7 @@ impl Parts<'_> {
     /// Puts everything together and spawns its loops.
     fn start(self, listener: TcpListener) -> Running {
         let Parts { config, store, lease, models, toolbox, metrics, stop } = self;
-        let catalog = Arc::new(Catalog {
-            models: models.offers(),
-            default_model: models.default_model().to_owned(),
-            builtins: toolbox.builtins(),
-            providers: offered(config),
-            secrets: config
-                .secrets
-                .iter()
-                .map(|secret| (secret.name.clone(), secret.hosts.clone()))
-                .collect(),
-        });
+        let catalog = Arc::new(catalog_of(config, models, &toolbox));
         let node = node::Parts {
             store: store.clone(),
             lease: lease.clone(),
@@ -201,6 +191,21 @@ impl Parts<'_> {
         running.tasks.spawn(server::serve(listener, router, options, stop.clone()));
         running.tasks.spawn(upkeep(metrics, stop));
         running
+    }
+}
+
+/// What specs may name.
+fn catalog_of(config: &Config, models: &Registry, toolbox: &Toolbox) -> Catalog {
+    Catalog {
+        models: models.offers(),
+        default_model: models.default_model().to_owned(),
+        builtins: toolbox.builtins(),
+        providers: offered(config),
+        secrets: config
+            .secrets
+            .iter()
+            .map(|secret| (secret.name.clone(), secret.hosts.clone()))
+            .collect(),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::model::Registry;
 use crate::run::Catalog;
 use crate::store::{Node, NodeId, Notice, Rescued, Store, StoreError};
 use crate::tool::Toolbox;
-use crate::worker::{self, Drain, Keeper, Pool, Tools};
+use crate::worker::{self, Drain, Keeper, Pool, Stuck, Tools};
 
 /// How many new runs may wait for the pool before the create lane waits: it is faster than a claim.
 const NEW_RUNS_MAX: usize = 1024;
@@ -115,6 +115,13 @@ impl Parts {
         let mut tasks = JoinSet::new();
         tasks.spawn(loops.writer.run());
         tasks.spawn(loops.creator.run());
+        let stuck = Stuck {
+            store: store.clone(),
+            lease: lease.clone(),
+            admission: admission.clone(),
+            beats: beats.clone(),
+        };
+        tasks.spawn(stuck.watch(drain.soon.clone()));
         tasks.spawn(Pool::new(tools, new_runs, beats).run(drain.clone()));
         let (mut membership, over) = (JoinSet::new(), CancellationToken::new());
         membership.spawn(keeper.run(over.clone()));

@@ -436,6 +436,12 @@ impl Store {
         of!(self, store => store.counts().await)
     }
 
+    /// Runs that have not ended and that nobody has: no living node owns them, and they don't wait in
+    /// the queue. For a moment that may be so, for longer never. Looks at the oldest [`STRANDED_LOOK`].
+    pub async fn stranded(&self) -> Result<Vec<RunId>, StoreError> {
+        of!(self, store => store.stranded().await)
+    }
+
     /// Ends the store's connections after what is under way.
     pub async fn close(&self) {
         of!(self, store => store.close().await)

@@ -331,6 +331,10 @@ pub enum Left {
 /// its end, must fit into the room that is kept there, `run::limits::LOG_RESERVE`.
 pub const INBOX_NOTES: i64 = 256;
 
+/// How many runs that have not ended a look for stranded ones goes through: what a look costs doesn't
+/// grow with the queue, and those that nobody moves are among the oldest before long.
+pub const STRANDED_LOOK: i64 = 10_000;
+
 /// Runs that are not terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -7,6 +7,7 @@ mod inbox;
 mod jitter;
 mod lease;
 mod plan;
+mod stuck;
 mod tools;
 mod trace;
 mod turn;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 #[cfg(feature = "testing")]
 pub use jitter::seed_jitter;
 pub use lease::{Keeper, LastBeat, lease_from, rescue};
+pub use stuck::Stuck;
 
 use crate::admission::{Admission, Lease, Slot};
 use crate::journal::{Journal, NewRun};

@@ -106,7 +106,7 @@ impl Driver {
             let first = tokio::select! {
                 biased;
                 () = self.drain.now.cancelled() => return Err(Halt::Drain),
-                () = self.nudge.notified() => {
+                () = self.pulse.notified() => {
                     self.read_inbox().await?;
                     if self.state.cancelled_by.is_some() {
                         return Ok(Work::Again);

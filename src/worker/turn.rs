@@ -178,7 +178,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = self.drain.now.cancelled() => return Err(Halt::Drain),
-                () = self.nudge.notified() => {
+                () = self.pulse.notified() => {
                     self.read_inbox().await?;
                     if self.state.cancelled_by.is_some() {
                         return Ok(Called::Stopped);

@@ -34,6 +34,7 @@ mod stream;
 mod stream_tokens;
 mod stub;
 mod stub_messages;
+mod stuck;
 mod tool_crashes;
 mod tool_guard;
 mod tool_stub;

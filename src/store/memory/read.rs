@@ -5,7 +5,8 @@ use super::{Memory, Op};
 use crate::run::event::kind_of;
 use crate::run::{RunId, Seq, id};
 use crate::store::{
-    Counts, KeyKind, PAGE_BYTES, PLACES, Reader, RunRow, StoreError, StoredEvent, TypeFilter,
+    Counts, KeyKind, PAGE_BYTES, PLACES, Reader, RunRow, STRANDED_LOOK, StoreError, StoredEvent,
+    TypeFilter,
 };
 
 impl Memory {
@@ -116,6 +117,23 @@ impl Memory {
         self.run(Op::Read, |tables, _| {
             let owned = tables.runs.values().filter(|run| run.node.is_some()).count() as u64;
             Ok(Counts { queued: tables.queue.len() as u64, owned })
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn stranded(&self) -> Result<Vec<RunId>, StoreError> {
+        self.run(Op::Read, |tables, now_ms| {
+            let is_alive = |node| {
+                let lease = tables.leases.get(&node);
+                tables.is_alive(node) && lease.is_some_and(|lease| lease.until_ms > now_ms)
+            };
+            let is_stranded = |(id, run): &(&RunId, &Run)| match run.node {
+                None => !tables.queue.contains_key(id),
+                Some(node) => !is_alive(node),
+            };
+            let open = tables.runs.iter().filter(|(_, run)| run.finished_at_ms.is_none());
+            let open = open.take(usize::try_from(STRANDED_LOOK).expect("it is positive"));
+            Ok(open.filter(is_stranded).map(|(id, _)| *id).collect())
         })
         .await
     }
