@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-pub use lease::{BootTime, Lease};
+pub use lease::{BootClock, BootTime, Lease};
 pub use pulse::Pulse;
 
 use crate::run::RunId;

@@ -242,7 +242,7 @@ pub struct Beat {
 }
 
 /// What nodes tell each other. Each is a hint: what it says is also found by looking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Notice {
     /// Something waits in the queue.
     Queued,

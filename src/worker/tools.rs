@@ -8,8 +8,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::driver::{Driver, Halt, Work};
+use super::jitter::jitter;
 use super::trace::traceparent;
-use super::turn::jitter;
 use crate::failpoint::{Step, reach};
 use crate::journal::Effects;
 use crate::run::ending::closing;

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::driver::{Driver, Halt, Work};
+use super::jitter::jitter;
 use crate::failpoint::{Step, reach};
 use crate::journal::{Effects, Text};
 use crate::model::{DELTAS_MAX, Delta, Failure, ProposedCall, Remedy, Reply, request_sha256};
@@ -323,9 +324,4 @@ fn unknown_model(name: &str) -> Failure {
         usage: None,
         has_begun: false,
     }
-}
-
-/// A number in 0..1; the low bits of the clock are random enough to spread retries.
-pub(super) fn jitter() -> f64 {
-    f64::from(jiff::Timestamp::now().subsec_nanosecond() % 1_000_003) / 1_000_003.0
 }
