@@ -21,14 +21,14 @@ use crate::stub::Stub;
 const LEASE: &str = "1.5";
 
 /// A database, and how nodes on it are started.
-struct Nodes {
-    stub: Stub,
-    url: String,
+pub struct Nodes {
+    pub stub: Stub,
+    pub url: String,
     setup: Setup,
 }
 
 impl Nodes {
-    async fn new() -> Nodes {
+    pub async fn new() -> Nodes {
         Nodes::at(Database::new().await.url).await
     }
 
@@ -38,7 +38,7 @@ impl Nodes {
         (Nodes::at(cluster.url()).await, cluster)
     }
 
-    async fn at(url: String) -> Nodes {
+    pub async fn at(url: String) -> Nodes {
         let stub = Stub::start().await;
         let setup = Setup::default()
             .env("DATABASE_URL", &url)
@@ -47,17 +47,17 @@ impl Nodes {
         Nodes { stub, url, setup }
     }
 
-    fn with(mut self, name: &'static str, value: &str) -> Nodes {
+    pub fn with(mut self, name: &'static str, value: &str) -> Nodes {
         self.setup = self.setup.env(name, value);
         self
     }
 
-    async fn start(&self) -> Service {
+    pub async fn start(&self) -> Service {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         Service::in_folder(folder, self.setup.clone()).await
     }
 
-    async fn start_many<const COUNT: usize>(&self) -> [Service; COUNT] {
+    pub async fn start_many<const COUNT: usize>(&self) -> [Service; COUNT] {
         let mut nodes = Vec::new();
         for _ in 0..COUNT {
             nodes.push(self.start().await);
@@ -66,7 +66,7 @@ impl Nodes {
     }
 
     /// One number out of the database.
-    async fn count(&self, query: &'static str) -> i64 {
+    pub async fn count(&self, query: &'static str) -> i64 {
         let options: sqlx::postgres::PgConnectOptions = self.url.parse().unwrap();
         let mut connection = options.connect().await.unwrap();
         let (count,): (i64,) = sqlx::query_as(query).fetch_one(&mut connection).await.unwrap();
