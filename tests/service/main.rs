@@ -2,7 +2,9 @@
 #![expect(unreachable_pub, reason = "nothing imports a test binary")]
 
 mod batches;
+mod bulk;
 mod cancel;
+mod cancel_spending;
 mod client;
 mod contract;
 mod cors;
@@ -16,6 +18,8 @@ mod limits;
 mod lists;
 mod load;
 mod messages;
+mod model_cuts;
+mod model_faults;
 mod models;
 mod neighbours;
 mod nodes;
@@ -44,3 +48,4 @@ mod tool_stub;
 mod tools;
 mod verbose;
 mod waiting;
+mod wire_stub;

@@ -23,7 +23,7 @@ const LEASE: &str = "1.5";
 /// A database, and how nodes on it are started.
 pub struct Nodes {
     pub stub: Stub,
-    url: String,
+    pub url: String,
     pub setup: Setup,
 }
 
@@ -38,7 +38,7 @@ impl Nodes {
         (Nodes::at(cluster.url()).await, cluster)
     }
 
-    async fn at(url: String) -> Nodes {
+    pub async fn at(url: String) -> Nodes {
         let stub = Stub::start().await;
         let setup = Setup::default()
             // Below that, each start warns of a server that does not flush.
