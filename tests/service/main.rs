@@ -7,6 +7,7 @@ mod client;
 mod contract;
 mod cors;
 mod costs;
+mod disk;
 mod door;
 mod examples;
 mod healthcheck;
@@ -27,6 +28,8 @@ mod recovery;
 mod reference;
 mod run_command;
 mod runs;
+#[path = "../scale.rs"]
+mod scale;
 mod seed;
 mod service;
 mod start;
