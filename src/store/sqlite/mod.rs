@@ -77,6 +77,7 @@ impl Sqlite {
         let lock = folder::lock(folder)?;
         let path = folder.join("runledger.db");
         folder::make_private(&path)?;
+        folder::write_again(&folder::wal(&path))?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .journal_mode(SqliteJournalMode::Wal)
