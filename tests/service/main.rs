@@ -4,11 +4,13 @@
 mod batches;
 mod cancel;
 mod client;
+mod clocks;
 mod contract;
 mod cors;
 mod costs;
 mod disk;
 mod door;
+mod drivers;
 mod examples;
 mod healthcheck;
 mod hostile;
@@ -23,6 +25,8 @@ mod nodes;
 mod patch;
 #[path = "../postgres/mod.rs"]
 mod postgres;
+#[path = "../store_conformance/proxy.rs"]
+mod proxy;
 mod purge;
 mod recovery;
 mod reference;
