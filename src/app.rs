@@ -9,46 +9,32 @@ use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Admission, Lease};
+use crate::admission::{BootClock, Lease};
 use crate::api::auth::Keys;
 use crate::api::guard::Guard;
 use crate::api::{self, ApiState, StreamTokens, server};
 use crate::config::{self, Config, Provider, ProviderKind};
-use crate::failpoint::{self, Step, reach};
-use crate::hub::{Hub, Remote, Wakes};
-use crate::journal::journal;
+use crate::failpoint;
 use crate::model::endpoint::{Dialect, Endpoint, Patience};
 use crate::model::scripted::Scripted;
 use crate::model::{Registry, anthropic, openai, registry};
 use crate::run::{Catalog, catalog};
-use crate::store::{self, Node, NodeId, Notice, PostgresOptions, Rescued, Store, StoreError};
+use crate::store::{self, PostgresOptions, Rescued, Store};
 use crate::tool::{self, Toolbox, http};
-use crate::worker::{self, Drain, Keeper, Pool, Tools};
+use crate::worker::Drain;
 
 mod healthcheck;
+pub mod node;
 mod run;
 
 pub use crate::api::openapi::{Form as OpenapiForm, text as openapi};
 pub use healthcheck::healthcheck;
 pub use run::run;
 
-/// How many new runs may wait for the pool before the create lane waits: it is faster than a claim.
-const NEW_RUNS_MAX: usize = 1024;
-
-/// Of the time to drain, what is kept for the end: cutting turns, the last commits, handing over.
-const LAST_STEPS: Duration = Duration::from_secs(2);
-
-/// How often the store is prepared for the days to come, and how soon again where that failed.
-const MAINTAIN: Duration = Duration::from_secs(3600);
-const MAINTAIN_AGAIN: Duration = Duration::from_secs(60);
-
-/// How long a stop tries to hand its runs over, and how soon it tries again.
-const HAND_OVER: Duration = Duration::from_secs(2);
-const HAND_OVER_AGAIN: Duration = Duration::from_millis(200);
+use node::{Doors, Running};
 
 /// How often durations are folded into their histograms.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -99,10 +85,7 @@ impl Service {
             .with_context(|| format!("can't listen on {}", config.listen))?;
         let address = listener.local_addr()?;
         let store = open_store(config).await?;
-        let until = worker::lease_from_now(&store);
-        let (id, rescued) = store.register(&machine_name()).await?;
-        reach(Step::Registered);
-        let lease = Lease::new(Node::new(id, &machine_name()), until);
+        let (lease, rescued) = node::register(&store, &machine_name(), BootClock::Machine).await?;
         let models = Arc::new(models(config)?);
         let toolbox = Toolbox::new(caller(config)?);
         let (store_of, lease_of) = (&store, &lease);
@@ -121,47 +104,16 @@ impl Service {
 
     /// Until it is told to stop, then until everything has ended.
     async fn run(self, drain_time: Duration) -> anyhow::Result<()> {
-        let Service { store, lease, running, .. } = self;
-        let Running { mut tasks, mut membership, drain, over } = running;
-        let ended_early = tokio::select! {
-            biased;
-            () = drain.soon.cancelled() => None,
-            // Among others it goes on as another node; alone it can't.
-            _ = membership.join_next() => {
-                Some(anyhow::anyhow!(
-                    "this node may not write any more: another process has taken over its runs, or \
-                     the data is damaged; the log says which"
-                ))
-            }
-            ended = tasks.join_next() => {
-                Some(anyhow::anyhow!("a part of the service ended: {ended:?}"))
-            }
-        };
-        drain.soon.cancel();
-        finish(tasks, drain, drain_time).await;
-        over.cancel();
-        while membership.join_next().await.is_some() {}
+        let Service { store, lease, mut running, .. } = self;
+        let ended_early = running.ended_early().await;
+        running.stop(drain_time).await;
         let left = match ended_early {
             Some(why) => Err(why),
-            None => leave(&store, lease.node().id).await,
+            None => node::leave(&store, lease.node().id).await,
         };
         store.close().await;
         left
     }
-}
-
-/// Hands this node's runs over, and tells the others.
-async fn leave(store: &Store, node: NodeId) -> anyhow::Result<()> {
-    reach(Step::HandOverAsked);
-    let left = hand_over(store, node).await.context("the runs wait for the lease to end")?;
-    reach(Step::HandOverCommitted);
-    if left > 0
-        && let Err(error) = store.notify(node, vec![Notice::Queued]).await
-    {
-        tracing::debug!(error = %error, "the other nodes look by themselves");
-    }
-    tracing::info!(runs.handed_over = left, "stopped; every event is committed");
-    Ok(())
 }
 
 /// Brings the store's schema up to date, and says which store it was.
@@ -173,21 +125,6 @@ pub async fn migrate(config: &Config) -> anyhow::Result<String> {
     let what = store.describe();
     store.close().await;
     Ok(what)
-}
-
-/// Gives this node's runs to the others, so that none counts a crash. A store that is away for a
-/// moment is asked again.
-async fn hand_over(store: &Store, node: NodeId) -> anyhow::Result<u64> {
-    let begun = tokio::time::Instant::now();
-    loop {
-        match store.hand_over(node).await {
-            Err(StoreError::Unavailable(reason)) if begun.elapsed() < HAND_OVER => {
-                tracing::warn!(reason, "the runs can't be handed over yet");
-                tokio::time::sleep(HAND_OVER_AGAIN).await;
-            }
-            done => return Ok(done?),
-        }
-    }
 }
 
 /// PostgreSQL where it is named, else the embedded store.
@@ -215,54 +152,28 @@ struct Parts<'a> {
     stop: CancellationToken,
 }
 
-/// The service while it runs.
-struct Running {
-    /// What ends with the drain.
-    tasks: JoinSet<()>,
-    /// What keeps this process a node until then, and hears the others.
-    membership: JoinSet<()>,
-    drain: Drain,
-    /// Ends the membership.
-    over: CancellationToken,
-}
-
 impl Parts<'_> {
     /// Puts everything together and spawns its loops.
     fn start(self, listener: TcpListener) -> Running {
         let Parts { config, store, lease, models, toolbox, metrics, stop } = self;
-        let catalog = Arc::new(Catalog {
-            models: models.offers(),
-            default_model: models.default_model().to_owned(),
-            builtins: toolbox.builtins(),
-            providers: offered(config),
-            secrets: config
-                .secrets
-                .iter()
-                .map(|secret| (secret.name.clone(), secret.hosts.clone()))
-                .collect(),
-        });
-        let admission = Admission::new(config.slots as usize);
-        let (hub, remote) = hub(store, lease, &admission);
-        let (to_pool, new_runs) = mpsc::channel(NEW_RUNS_MAX);
-        let (journal, loops) = journal(store.clone(), hub.clone(), to_pool);
-        let (keeper, beats) =
-            Keeper::new(store.clone(), lease.clone(), admission.clone(), &machine_name());
-        let tools = Tools {
+        let catalog = Arc::new(catalog_of(config, models, &toolbox));
+        let node = node::Parts {
             store: store.clone(),
-            journal: journal.clone(),
-            admission: admission.clone(),
+            lease: lease.clone(),
             models: Arc::clone(models),
             toolbox,
             catalog: Arc::clone(&catalog),
-            lease: lease.clone(),
-            node: lease.node(),
+            slots: config.slots as usize,
+            machine: machine_name(),
         };
+        let drain = Drain { soon: stop.clone(), now: CancellationToken::new() };
+        let (Doors { journal, hub, admission }, mut running) = node.start(drain);
         let state = ApiState {
             tokens: Arc::new(StreamTokens::new(store.clone())),
             store: store.clone(),
             journal,
             hub,
-            admission: admission.clone(),
+            admission,
             lease: lease.clone(),
             catalog,
             batches: api::room_for_batches(),
@@ -275,86 +186,32 @@ impl Parts<'_> {
             cors_origins: config.cors_origins.clone(),
         };
         let router = api::router(state, Arc::new(Keys::new(&config.api_keys)), guard);
-        let drain = Drain { soon: stop.clone(), now: CancellationToken::new() };
         let options =
             server::Options { drain_deadline: config.drain, ..server::Options::default() };
-        let mut tasks = JoinSet::new();
-        tasks.spawn(loops.writer.run());
-        tasks.spawn(loops.creator.run());
-        tasks.spawn(Pool::new(tools, new_runs, beats).run(drain.clone()));
-        tasks.spawn(server::serve(listener, router, options, stop.clone()));
-        tasks.spawn(upkeep(metrics, stop));
-        let (mut membership, over) = (JoinSet::new(), CancellationToken::new());
-        membership.spawn(keeper.run(over.clone()));
-        membership.spawn(maintain(store.clone(), over.clone()));
-        if let Some(remote) = remote {
-            membership.spawn(remote.run(over.clone()));
-            let (store, lease) = (store.clone(), lease.clone());
-            membership.spawn(worker::rescue(store, lease, admission, over.clone()));
-        }
-        Running { tasks, membership, drain, over }
+        running.tasks.spawn(server::serve(listener, router, options, stop.clone()));
+        running.tasks.spawn(upkeep(metrics, stop));
+        running
     }
 }
 
-/// The hub, and the loop that connects it with those of other nodes, where there may be others.
-fn hub(store: &Store, lease: &Lease, admission: &Admission) -> (Hub, Option<Remote>) {
-    if store.lease().is_none() {
-        return (Hub::alone(), None);
-    }
-    let (lease, queue, inbox) = (lease.clone(), admission.clone(), admission.clone());
-    let wakes = Wakes {
-        node: Arc::new(move || lease.node().id),
-        queued: Arc::new(move || queue.queued_elsewhere()),
-        news: Arc::new(move |run| inbox.wake(run)),
-    };
-    let (hub, remote) = Hub::among_others(store.clone(), wakes);
-    (hub, Some(remote))
-}
-
-/// Joins everything. The server and the pool end by themselves; the journal's loops end with the last
-/// handle that those two held. What has not ended when all the time is over waits for a store that
-/// is away: nothing more of it can be committed, and the next start goes on from the log.
-async fn finish(mut tasks: JoinSet<()>, drain: Drain, time: Duration) {
-    let cut_after = time.saturating_sub(LAST_STEPS);
-    let cut = tokio::time::sleep(cut_after);
-    let end = tokio::time::sleep(cut_after + 2 * LAST_STEPS);
-    tokio::pin!(cut, end);
-    loop {
-        // What has ended first: the times are for what has not.
-        tokio::select! {
-            biased;
-            joined = tasks.join_next() => match joined {
-                None => return,
-                Some(Ok(())) => {}
-                Some(Err(error)) => tracing::error!(error = %error, "a part of the service panicked"),
-            },
-            () = &mut cut, if !drain.now.is_cancelled() => drain.now.cancel(),
-            () = &mut end => {
-                tracing::error!("the store is away: what waits for it is left to the next start");
-                tasks.shutdown().await;
-                return;
-            }
-        }
+/// What specs may name.
+fn catalog_of(config: &Config, models: &Registry, toolbox: &Toolbox) -> Catalog {
+    Catalog {
+        models: models.offers(),
+        default_model: models.default_model().to_owned(),
+        builtins: toolbox.builtins(),
+        providers: offered(config),
+        secrets: config
+            .secrets
+            .iter()
+            .map(|secret| (secret.name.clone(), secret.hosts.clone()))
+            .collect(),
     }
 }
 
 async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
     while tokio::time::timeout(UPKEEP, stop.cancelled()).await.is_err() {
         metrics.run_upkeep();
-    }
-}
-
-/// Makes room for the days to come, each hour: were it ever late, it would be days too early still.
-async fn maintain(store: Store, over: CancellationToken) {
-    let mut wait = MAINTAIN;
-    while over.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-        wait = match store.maintain().await {
-            Ok(()) => MAINTAIN,
-            Err(error) => {
-                tracing::error!(error = %error, "the store is not prepared for the days to come");
-                MAINTAIN_AGAIN
-            }
-        };
     }
 }
 

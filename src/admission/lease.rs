@@ -16,16 +16,41 @@ use crate::store::{Node, NodeId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(pub u64);
 
+/// The clock of boot times. Cheap to clone.
+#[derive(Clone, Default)]
+pub enum BootClock {
+    /// The machine's.
+    #[default]
+    Machine,
+    /// A simulated machine's.
+    #[cfg(feature = "testing")]
+    Played(Arc<dyn Fn() -> BootTime + Send + Sync>),
+}
+
+impl BootClock {
+    /// Now.
+    pub fn now(&self) -> BootTime {
+        match self {
+            BootClock::Machine => {
+                let now = clock_gettime(ClockId::Boottime);
+                let seconds = now.tv_sec.unsigned_abs();
+                BootTime(seconds * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000)
+            }
+            #[cfg(feature = "testing")]
+            BootClock::Played(now) => now(),
+        }
+    }
+}
+
+impl std::fmt::Debug for BootClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("BootClock").field(&self.now()).finish()
+    }
+}
+
 impl BootTime {
     /// Later than any.
     pub const NEVER: BootTime = BootTime(u64::MAX);
-
-    /// Now.
-    pub fn now() -> BootTime {
-        let now = clock_gettime(ClockId::Boottime);
-        let seconds = now.tv_sec.unsigned_abs();
-        BootTime(seconds * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000)
-    }
 
     /// So much later.
     #[must_use]
@@ -48,17 +73,19 @@ struct Inner {
     /// The last node of which nothing is driven here any more.
     let_go: watch::Sender<Option<NodeId>>,
     until: AtomicU64,
+    clock: BootClock,
     is_away: AtomicBool,
 }
 
 impl Lease {
-    /// The lease of a node that was just registered.
-    pub fn new(node: Node, until: BootTime) -> Lease {
+    /// The lease of a node that was just registered, by this clock.
+    pub fn new(node: Node, until: BootTime, clock: BootClock) -> Lease {
         Lease {
             inner: Arc::new(Inner {
                 node: watch::Sender::new(node),
                 let_go: watch::Sender::new(None),
                 until: AtomicU64::new(until.0),
+                clock,
                 is_away: AtomicBool::new(false),
             }),
         }
@@ -72,7 +99,7 @@ impl Lease {
     /// Whether it may act for its runs at this moment.
     pub fn is_held(&self) -> bool {
         let until = BootTime(self.inner.until.load(Ordering::Relaxed));
-        BootTime::now() < until && !self.inner.node.borrow().lost.is_cancelled()
+        self.now() < until && !self.inner.node.borrow().lost.is_cancelled()
     }
 
     /// Whether the store did not answer the last heartbeat: new work is refused at once rather than
@@ -89,6 +116,11 @@ impl Lease {
     /// The lease lasts until then.
     pub fn extend(&self, until: BootTime) {
         self.inner.until.store(until.0, Ordering::Relaxed);
+    }
+
+    /// The time by which it is counted.
+    pub fn now(&self) -> BootTime {
+        self.inner.clock.now()
     }
 
     /// When it ends.
@@ -136,11 +168,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_lease_is_held_until_its_time_or_its_loss() {
-        let lease = Lease::new(Node::new(NodeId(1), "one"), BootTime::NEVER);
+        let node = Node::new(NodeId(1), "one");
+        let lease = Lease::new(node, BootTime::NEVER, BootClock::Machine);
         assert!(lease.is_held());
-        lease.extend(BootTime::now());
+        lease.extend(lease.now());
         assert!(!lease.is_held(), "its time has come");
-        lease.extend(BootTime::now().after(Duration::from_secs(60)));
+        lease.extend(lease.now().after(Duration::from_secs(60)));
         assert!(lease.is_held());
         lease.node().lost.cancel();
         assert!(!lease.is_held(), "it was lost before its time");

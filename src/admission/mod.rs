@@ -2,14 +2,17 @@
 //! of drivers whose run has news in its inbox.
 
 mod lease;
+mod pulse;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
-pub use lease::{BootTime, Lease};
+pub use lease::{BootClock, BootTime, Lease};
+pub use pulse::Pulse;
 
 use crate::run::RunId;
 
@@ -24,7 +27,8 @@ pub struct Admission {
     /// Older runs wait in the queue: a new one takes its place behind them.
     has_backlog: Arc<AtomicBool>,
     freed: Arc<Notify>,
-    drivers: Arc<Mutex<HashMap<RunId, Arc<Notify>>>>,
+    drivers: Arc<Mutex<HashMap<RunId, Arc<Pulse>>>>,
+    stuck: Arc<AtomicUsize>,
 }
 
 /// A slot; it is free again when this is dropped. While its run only waits, it can be lent.
@@ -46,23 +50,24 @@ impl Admission {
             has_backlog: Arc::new(AtomicBool::new(true)),
             freed: Arc::new(Notify::new()),
             drivers: Arc::new(Mutex::new(HashMap::new())),
+            stuck: Arc::new(AtomicUsize::new(0)),
         }
     }
 
     /// Wakes whoever must read the run's inbox: its driver on this node, else the claimer.
     pub fn wake(&self, run: RunId) {
         match self.drivers().get(&run) {
-            Some(driver) => driver.notify_one(),
+            Some(driver) => driver.wake(),
             None => self.freed.notify_one(),
         }
     }
 
     /// Registers the run's driver. False where it has one already.
-    pub fn attach(&self, run: RunId, nudge: Arc<Notify>) -> bool {
+    pub fn attach(&self, run: RunId, pulse: Arc<Pulse>) -> bool {
         match self.drivers().entry(run) {
             std::collections::hash_map::Entry::Occupied(_) => false,
             std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(nudge);
+                place.insert(pulse);
                 true
             }
         }
@@ -78,7 +83,24 @@ impl Admission {
         self.drivers().remove(&run);
     }
 
-    fn drivers(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Notify>>> {
+    /// Runs whose driver should have moved by now.
+    pub fn late(&self) -> Vec<RunId> {
+        let now = Instant::now();
+        let drivers = self.drivers();
+        drivers.iter().filter(|(_, pulse)| pulse.is_late(now)).map(|(run, _)| *run).collect()
+    }
+
+    /// How many runs nobody moves, as far as this node can see.
+    pub fn stuck(&self) -> usize {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
+    /// Says how many.
+    pub fn set_stuck(&self, runs: usize) {
+        self.stuck.store(runs, Ordering::Relaxed);
+    }
+
+    fn drivers(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Pulse>>> {
         self.drivers.lock().expect("nothing panics while it holds this lock")
     }
 
@@ -191,6 +213,24 @@ mod tests {
         drop(slot);
         admission.freed().await;
         assert_eq!(admission.take(5).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_driver_is_late_when_it_has_not_moved_by_its_own_word() {
+        let admission = Admission::new(1);
+        let (run, pulse) = (RunId(uuid::Uuid::from_u128(1)), Arc::new(Pulse::default()));
+        let seconds = std::time::Duration::from_secs;
+        pulse.promise(Instant::now() + seconds(10));
+        assert!(admission.attach(run, Arc::clone(&pulse)));
+        tokio::time::advance(seconds(10)).await;
+        assert_eq!(admission.late(), []);
+        tokio::time::advance(seconds(1)).await;
+        assert_eq!(admission.late(), [run]);
+        pulse.promise(Instant::now() + seconds(10));
+        assert_eq!(admission.late(), [], "it has moved");
+        tokio::time::advance(seconds(11)).await;
+        admission.detach(run);
+        assert_eq!(admission.late(), [], "nobody drives it");
     }
 
     #[tokio::test]

@@ -60,7 +60,9 @@ pub(super) async fn ready(State(api): State<ApiState>) -> Result<Json<Value>, Pr
     let late =
         |_elapsed| Problem::new(ErrorCode::StoreUnavailable, "the store did not answer within 2 s");
     asked.map_err(late)??;
-    Ok(Json(json!({"status": "ready", "store": api.store.kind()})))
+    // A detail: taking this node out of the rotation would move none of them.
+    let stuck = api.admission.stuck();
+    Ok(Json(json!({"status": "ready", "store": api.store.kind(), "runs_stuck": stuck})))
 }
 
 /// `GET /metrics`

@@ -7,7 +7,7 @@
 
 mod remote;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -45,11 +45,11 @@ struct Others {
 
 #[derive(Debug, Default)]
 struct Runs {
-    watched: HashMap<RunId, Watched>,
+    watched: BTreeMap<RunId, Watched>,
     /// Runs that this node appends to: it hears of their commits first.
-    local: HashSet<RunId>,
+    local: BTreeSet<RunId>,
     /// Runs to which other nodes listen, and until when they are told.
-    listened: HashMap<RunId, Instant>,
+    listened: BTreeMap<RunId, Instant>,
 }
 
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! notifications off; so every run that is listened to here and driven elsewhere is also looked up
 //! each second. A node tells of a run's commits only while somebody elsewhere listens to it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,8 +136,8 @@ async fn tell(store: &Store, wakes: &Wakes, mut notices: mpsc::Receiver<Notice>)
     let mut last = Instant::now();
     while let Some(first) = notices.recv().await {
         sleep_until(last + GATHER).await;
-        let mut heads: HashMap<RunId, Seq> = HashMap::new();
-        let mut others = HashSet::new();
+        let mut heads: BTreeMap<RunId, Seq> = BTreeMap::new();
+        let mut others = BTreeSet::new();
         let mut next = Some(first);
         while let Some(notice) = next {
             match notice {
@@ -211,7 +211,7 @@ async fn keep_looking(store: &Store, hub: &Hub, look: &Notify) {
         for some in runs.chunks(LOOK_RUNS) {
             match store.positions(some.to_vec()).await {
                 Ok(positions) => {
-                    let there: HashMap<RunId, Seq> = positions.into_iter().collect();
+                    let there: BTreeMap<RunId, Seq> = positions.into_iter().collect();
                     for run in some {
                         match there.get(run) {
                             Some(seq) => hub.advance_to(*run, *seq),

@@ -1,7 +1,7 @@
 //! The append lane: collects what waits of all runs, commits it in one transaction, advances the
 //! hub, answers. There is no linger: while one commit is under way the next batch forms by itself.
 
-use std::collections::{HashMap, VecDeque, hash_map};
+use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ pub struct Writer {
     node: Option<Node>,
     clock: Arc<Clock>,
     jobs: mpsc::Receiver<Job>,
-    open: HashMap<RunId, Open>,
+    open: BTreeMap<RunId, Open>,
     /// Runs with something to commit, in the order in which they asked.
     ready: VecDeque<RunId>,
     /// The last batch was full: what it left goes first, and callers wait for it in their channel.
@@ -131,7 +131,7 @@ impl Writer {
             node: None,
             clock,
             jobs,
-            open: HashMap::new(),
+            open: BTreeMap::new(),
             ready: VecDeque::new(),
             is_behind: false,
             number: BatchNumber::default(),
@@ -223,7 +223,7 @@ impl Writer {
         }
         if last != Some(node.id) {
             self.refuse_all();
-            for (run, open) in self.open.drain() {
+            for (run, open) in std::mem::take(&mut self.open) {
                 self.hub.set_local(run, false);
                 for done in open.closing {
                     // Whoever has stopped waiting needs no answer.
@@ -239,7 +239,7 @@ impl Writer {
     /// A run is opened by one driver at a time. If there are two, neither knows the log any more:
     /// both are refused, and whoever drives the run next folds it anew.
     fn open(&mut self, run: RunId, pen: PenId, head: Seq, last_at_ms: i64) {
-        if let hash_map::Entry::Vacant(place) = self.open.entry(run) {
+        if let btree_map::Entry::Vacant(place) = self.open.entry(run) {
             place.insert(Open::new(pen, head, last_at_ms));
             self.hub.set_local(run, true);
             return;

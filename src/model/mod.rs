@@ -10,6 +10,8 @@ pub mod registry;
 pub mod replay;
 pub mod scripted;
 pub mod sse_decoder;
+#[cfg(feature = "testing")]
+pub mod stand_in;
 
 use std::time::Duration;
 
@@ -113,6 +115,9 @@ pub enum Model {
     Anthropic(anthropic::Anthropic),
     /// Plays a script; needs no network.
     Scripted(scripted::Scripted),
+    /// Played by a simulation.
+    #[cfg(feature = "testing")]
+    StandIn(stand_in::StandIn),
 }
 
 impl Model {
@@ -133,6 +138,8 @@ impl Model {
             Model::OpenAi(model) => model.call(request, deltas).await,
             Model::Anthropic(model) => model.call(request, deltas).await,
             Model::Scripted(model) => model.call(request, deltas).await,
+            #[cfg(feature = "testing")]
+            Model::StandIn(model) => model.play.call(&model.name, request, deltas).await,
         }
     }
 }

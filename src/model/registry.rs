@@ -26,18 +26,36 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 pub struct Registry {
     endpoints: BTreeMap<String, Arc<Endpoint>>,
     default_model: String,
+    #[cfg(feature = "testing")]
+    play: Option<Arc<dyn super::stand_in::Play>>,
 }
 
 impl Registry {
     /// These providers, and the demo.
     pub fn new(endpoints: Vec<Endpoint>, default_model: String) -> Registry {
         let by_name = |endpoint: Endpoint| (endpoint.provider.clone(), Arc::new(endpoint));
-        Registry { endpoints: endpoints.into_iter().map(by_name).collect(), default_model }
+        Registry {
+            endpoints: endpoints.into_iter().map(by_name).collect(),
+            default_model,
+            #[cfg(feature = "testing")]
+            play: None,
+        }
+    }
+
+    /// Every model is played.
+    #[cfg(feature = "testing")]
+    pub fn played(play: Arc<dyn super::stand_in::Play>) -> Registry {
+        Registry { play: Some(play), ..Registry::new(Vec::new(), String::new()) }
     }
 
     /// The model of this name: `provider/model`, where the model's name is everything behind the
     /// first slash.
     pub fn resolve(&self, name: &str) -> Option<Model> {
+        #[cfg(feature = "testing")]
+        if let Some(play) = &self.play {
+            let (name, play) = (name.to_owned(), Arc::clone(play));
+            return Some(Model::StandIn(super::stand_in::StandIn { name, play }));
+        }
         let (provider, model) = name.split_once('/')?;
         if provider == DEMO {
             return Scripted::named(model).map(Model::Scripted);

@@ -1,7 +1,7 @@
 //! What clients are told without a driver, on connections that no driver needs: a client that reads
 //! much keeps no run from being driven.
 
-use super::{RunRow, Store, StoreError, StoredEvent};
+use super::{RunRow, Store, StoreError, StoredEvent, of};
 use crate::run::RunId;
 
 /// Whose connections a read takes.
@@ -16,25 +16,16 @@ pub(super) enum Reader {
 impl Store {
     /// [`Store::load`] for clients.
     pub async fn load_for_client(&self, run: RunId) -> Result<Option<RunRow>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.load(run, Reader::Client).await,
-            Store::Postgres(store) => store.load(run, Reader::Client).await,
-        }
+        of!(self, store => store.load(run, Reader::Client).await)
     }
 
     /// [`Store::log_for_fold`] for clients.
     pub async fn log_for_client(&self, run: RunId) -> Result<Vec<StoredEvent>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.log_for_fold(run, Reader::Client).await,
-            Store::Postgres(store) => store.log_for_fold(run, Reader::Client).await,
-        }
+        of!(self, store => store.log_for_fold(run, Reader::Client).await)
     }
 
     /// Whether the store answers. It costs the store nothing.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        match self {
-            Store::Sqlite(store) => store.ping().await,
-            Store::Postgres(store) => store.ping().await,
-        }
+        of!(self, store => store.ping().await)
     }
 }

@@ -7,6 +7,8 @@
 mod batches;
 mod clients;
 mod listing;
+#[cfg(feature = "testing")]
+pub mod memory;
 pub mod postgres;
 mod rows;
 pub mod sqlite;
@@ -19,6 +21,8 @@ use serde_json::{Map, Value};
 
 pub use batches::*;
 pub use listing::*;
+#[cfg(feature = "testing")]
+pub use memory::Memory;
 pub use postgres::{Listen, Postgres, PostgresOptions};
 pub use rows::*;
 pub use sqlite::Sqlite;
@@ -56,7 +60,23 @@ pub enum Store {
     Sqlite(Sqlite),
     /// One database, several nodes.
     Postgres(Arc<Postgres>),
+    /// What a simulation holds in memory, for several nodes.
+    #[cfg(feature = "testing")]
+    Memory(Memory),
 }
+
+/// The same of whichever store it is.
+macro_rules! of {
+    ($this:expr, $store:ident => $what:expr) => {
+        match $this {
+            Store::Sqlite($store) => $what,
+            Store::Postgres($store) => $what,
+            #[cfg(feature = "testing")]
+            Store::Memory($store) => $what,
+        }
+    };
+}
+use of;
 
 impl Store {
     /// Opens (and makes, and migrates) the embedded store in a folder, and locks it for this process.
@@ -88,15 +108,14 @@ impl Store {
         match self {
             Store::Sqlite(_) => "SQLite (one node)",
             Store::Postgres(_) => "PostgreSQL",
+            #[cfg(feature = "testing")]
+            Store::Memory(_) => "memory",
         }
     }
 
     /// What it is and where, for the operator: the start line says it.
     pub fn describe(&self) -> String {
-        match self {
-            Store::Sqlite(store) => store.describe(),
-            Store::Postgres(store) => store.describe(),
-        }
+        of!(self, store => store.describe())
     }
 
     /// The store's time, milliseconds since 1970.
@@ -104,6 +123,8 @@ impl Store {
         match self {
             Store::Sqlite(_) => jiff::Timestamp::now().as_millisecond(),
             Store::Postgres(store) => store.now_ms(),
+            #[cfg(feature = "testing")]
+            Store::Memory(store) => store.now_ms(),
         }
     }
 
@@ -112,6 +133,8 @@ impl Store {
         match self {
             Store::Sqlite(_) => 0,
             Store::Postgres(store) => store.clock_skew_ms(),
+            #[cfg(feature = "testing")]
+            Store::Memory(store) => store.clock_skew_ms(),
         }
     }
 
@@ -129,6 +152,8 @@ impl Store {
         match self {
             Store::Sqlite(_) => Ok(()),
             Store::Postgres(store) => store.maintain().await,
+            #[cfg(feature = "testing")]
+            Store::Memory(store) => store.maintain().await,
         }
     }
 
@@ -137,10 +162,7 @@ impl Store {
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn register(&self, name: &str) -> Result<(NodeId, Rescued), StoreError> {
-        match self {
-            Store::Sqlite(store) => store.register(name).await,
-            Store::Postgres(store) => store.register(name).await,
-        }
+        of!(self, store => store.register(name).await)
     }
 
     /// Ends this node's ownership: every run that it still has is queued for whoever comes next, and
@@ -149,10 +171,7 @@ impl Store {
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn hand_over(&self, node: NodeId) -> Result<u64, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.hand_over(node).await,
-            Store::Postgres(store) => store.hand_over(node).await,
-        }
+        of!(self, store => store.hand_over(node).await)
     }
 
     /// Creates runs, each with its keys and first events, in one transaction. A create that is sent
@@ -161,10 +180,7 @@ impl Store {
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn create(&self, batch: Vec<Create>) -> Result<Vec<Created>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.create(batch).await,
-            Store::Postgres(store) => store.create(batch).await,
-        }
+        of!(self, store => store.create(batch).await)
     }
 
     /// Creates a batch: its key, its row and all its runs, or nothing. One that is sent again, because
@@ -173,10 +189,7 @@ impl Store {
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn create_batch(&self, batch: Arc<CreateBatch>) -> Result<BatchCreated, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.create_batch(batch).await,
-            Store::Postgres(store) => store.create_batch(batch).await,
-        }
+        of!(self, store => store.create_batch(batch).await)
     }
 
     /// Appends to runs that this node owns, in one transaction. A run that it doesn't own is refused
@@ -194,10 +207,7 @@ impl Store {
         number: BatchNumber,
         batch: Arc<Vec<Append>>,
     ) -> Result<Vec<Appended>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.append(node, number, batch).await,
-            Store::Postgres(store) => store.append(node, number, batch).await,
-        }
+        of!(self, store => store.append(node, number, batch).await)
     }
 
     /// Takes due runs from the queue: up to `slots` to drive, and those with inbox news besides. Of
@@ -206,10 +216,7 @@ impl Store {
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn claim(&self, node: NodeId, slots: u32) -> Result<Claims, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.claim(node, slots).await,
-            Store::Postgres(store) => store.claim(node, slots).await,
-        }
+        of!(self, store => store.claim(node, slots).await)
     }
 
     /// How long a node's ownership lasts from one heartbeat on; none where a node is alone, and
@@ -218,6 +225,8 @@ impl Store {
         match self {
             Store::Sqlite(_) => None,
             Store::Postgres(store) => Some(store.lease()),
+            #[cfg(feature = "testing")]
+            Store::Memory(store) => Some(store.lease()),
         }
     }
 
@@ -230,6 +239,8 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.heartbeat(node).await,
             Store::Postgres(store) => store.heartbeat(node, slots, busy).await,
+            #[cfg(feature = "testing")]
+            Store::Memory(store) => store.heartbeat(node, slots, busy).await,
         }
     }
 
@@ -242,15 +253,14 @@ impl Store {
         match self {
             Store::Sqlite(_) => Ok(Rescued::default()),
             Store::Postgres(store) => store.rescue(node).await,
+            #[cfg(feature = "testing")]
+            Store::Memory(store) => store.rescue(node).await,
         }
     }
 
     /// How far each of these runs is committed. A run that is not told is not there any more.
     pub async fn positions(&self, runs: Vec<RunId>) -> Result<Vec<(RunId, Seq)>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.positions(&runs).await,
-            Store::Postgres(store) => store.positions(&runs).await,
-        }
+        of!(self, store => store.positions(&runs).await)
     }
 
     /// Tells the other nodes. A hint: it may be lost.
@@ -261,6 +271,8 @@ impl Store {
         match self {
             Store::Sqlite(_) => Ok(()),
             Store::Postgres(store) => store.notify(node, notices).await,
+            #[cfg(feature = "testing")]
+            Store::Memory(store) => store.notify(node, notices).await,
         }
     }
 
@@ -277,6 +289,8 @@ impl Store {
         match self {
             Store::Sqlite(_) => std::future::pending().await,
             Store::Postgres(store) => store.hear(node).await,
+            #[cfg(feature = "testing")]
+            Store::Memory(store) => store.hear(node).await,
         }
     }
 
@@ -286,10 +300,7 @@ impl Store {
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn requeue(&self, node: NodeId, run: RunId, why: LetGo) -> Result<(), StoreError> {
-        match self {
-            Store::Sqlite(store) => store.requeue(node, run, why).await,
-            Store::Postgres(store) => store.requeue(node, run, why).await,
-        }
+        of!(self, store => store.requeue(node, run, why).await)
     }
 
     /// Leaves something in a run's inbox and wakes its owner, or queues it where it has none.
@@ -302,10 +313,7 @@ impl Store {
         run: RunId,
         note: InboxNote,
     ) -> Result<Left, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.leave(tenant, run, note).await,
-            Store::Postgres(store) => store.leave(tenant, run, note).await,
-        }
+        of!(self, store => store.leave(tenant, run, note).await)
     }
 
     /// Leaves the same note in the inboxes of several runs, in one transaction; answers in their order.
@@ -318,10 +326,7 @@ impl Store {
         runs: Vec<RunId>,
         note: InboxNote,
     ) -> Result<Vec<Left>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.leave_all(tenant, runs, note).await,
-            Store::Postgres(store) => store.leave_all(tenant, runs, note).await,
-        }
+        of!(self, store => store.leave_all(tenant, runs, note).await)
     }
 
     /// Erases a run that has ended, with its log and its keys; with the last run of a batch, the
@@ -330,18 +335,12 @@ impl Store {
     /// # Cancel safety
     /// Dropping it loses the answer only: what has begun is done whole or not at all.
     pub async fn purge(&self, tenant: &str, run: RunId) -> Result<Purged, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.purge(tenant, run).await,
-            Store::Postgres(store) => store.purge(tenant, run).await,
-        }
+        of!(self, store => store.purge(tenant, run).await)
     }
 
     /// The inbox rows that the owner has not read, in order.
     pub async fn inbox(&self, run: RunId) -> Result<Vec<InboxRow>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.inbox(run).await,
-            Store::Postgres(store) => store.inbox(run).await,
-        }
+        of!(self, store => store.inbox(run).await)
     }
 
     /// Events of a run behind `after`, in order, at most `limit` and about 4 MiB.
@@ -362,10 +361,7 @@ impl Store {
         limit: u32,
         bytes: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.events(run, after, limit, bytes).await,
-            Store::Postgres(store) => store.events(run, after, limit, bytes).await,
-        }
+        of!(self, store => store.events(run, after, limit, bytes).await)
     }
 
     /// The last `limit` events below `before` that `types` lets pass, in ascending order.
@@ -376,18 +372,12 @@ impl Store {
         limit: u32,
         types: &TypeFilter,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.events_before(run, before, limit, types).await,
-            Store::Postgres(store) => store.events_before(run, before, limit, types).await,
-        }
+        of!(self, store => store.events_before(run, before, limit, types).await)
     }
 
     /// What a driver needs to fold: everything but the deltas of turns that have ended.
     pub async fn log_for_fold(&self, run: RunId) -> Result<Vec<StoredEvent>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.log_for_fold(run, Reader::Driver).await,
-            Store::Postgres(store) => store.log_for_fold(run, Reader::Driver).await,
-        }
+        of!(self, store => store.log_for_fold(run, Reader::Driver).await)
     }
 
     /// Which run a client means: by our id, whether there is one or not, or by one of its own choosing.
@@ -395,34 +385,24 @@ impl Store {
         match (name.parse::<RunId>(), self) {
             (Ok(run), _) => Ok(Some(run)),
             (Err(_), _) if !is_client_id(name) => Ok(None),
-            (Err(_), Store::Sqlite(store)) => store.named(tenant, name).await,
-            (Err(_), Store::Postgres(store)) => store.named(tenant, name).await,
+            (Err(_), this) => of!(this, store => store.named(tenant, name).await),
         }
     }
 
     /// The run that a client means: by our id, or by one of its own choosing.
     pub async fn find(&self, tenant: &str, name: &str) -> Result<Option<RunRow>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.find(tenant, name).await,
-            Store::Postgres(store) => store.find(tenant, name).await,
-        }
+        of!(self, store => store.find(tenant, name).await)
     }
 
     /// A run's row, for its owner.
     pub async fn load(&self, run: RunId) -> Result<Option<RunRow>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.load(run, Reader::Driver).await,
-            Store::Postgres(store) => store.load(run, Reader::Driver).await,
-        }
+        of!(self, store => store.load(run, Reader::Driver).await)
     }
 
     /// How many queued runs come before this one, and itself: 1 is next. None where it isn't queued,
     /// or stands behind [`PLACES`].
     pub async fn queue_position(&self, run: RunId) -> Result<Option<u64>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.queue_position(run).await,
-            Store::Postgres(store) => store.queue_position(run).await,
-        }
+        of!(self, store => store.queue_position(run).await)
     }
 
     /// The newest runs that pass the filter, at most `limit`. It reads no log.
@@ -432,10 +412,7 @@ impl Store {
         filter: &Filter,
         limit: u32,
     ) -> Result<Vec<Listed>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.list(tenant, filter, limit).await,
-            Store::Postgres(store) => store.list(tenant, filter, limit).await,
-        }
+        of!(self, store => store.list(tenant, filter, limit).await)
     }
 
     /// A batch and its runs.
@@ -444,10 +421,7 @@ impl Store {
         tenant: &str,
         batch: BatchId,
     ) -> Result<Option<BatchRow>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.batch(tenant, batch).await,
-            Store::Postgres(store) => store.batch(tenant, batch).await,
-        }
+        of!(self, store => store.batch(tenant, batch).await)
     }
 
     /// What this installation keeps to itself under this name: what it had, else `candidate`, from
@@ -460,26 +434,23 @@ impl Store {
         name: &'static str,
         candidate: Vec<u8>,
     ) -> Result<Vec<u8>, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.secret(name, candidate).await,
-            Store::Postgres(store) => store.secret(name, candidate).await,
-        }
+        of!(self, store => store.secret(name, candidate).await)
     }
 
     /// How many runs wait and how many have an owner.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
-        match self {
-            Store::Sqlite(store) => store.counts().await,
-            Store::Postgres(store) => store.counts().await,
-        }
+        of!(self, store => store.counts().await)
+    }
+
+    /// Runs that have not ended and that nobody has: no living node owns them, and they don't wait in
+    /// the queue. For a moment that may be so, for longer never. Looks at the oldest [`STRANDED_LOOK`].
+    pub async fn stranded(&self) -> Result<Vec<RunId>, StoreError> {
+        of!(self, store => store.stranded().await)
     }
 
     /// Ends the store's connections after what is under way.
     pub async fn close(&self) {
-        match self {
-            Store::Sqlite(store) => store.close().await,
-            Store::Postgres(store) => store.close().await,
-        }
+        of!(self, store => store.close().await)
     }
 }
 

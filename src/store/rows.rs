@@ -242,7 +242,7 @@ pub struct Beat {
 }
 
 /// What nodes tell each other. Each is a hint: what it says is also found by looking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Notice {
     /// Something waits in the queue.
     Queued,
@@ -330,6 +330,10 @@ pub enum Left {
 /// How many notes a run's inbox takes in all: each is an event of its log, and all of them, unread at
 /// its end, must fit into the room that is kept there, `run::limits::LOG_RESERVE`.
 pub const INBOX_NOTES: i64 = 256;
+
+/// How many runs that have not ended a look for stranded ones goes through: what a look costs doesn't
+/// grow with the queue, and those that nobody moves are among the oldest before long.
+pub const STRANDED_LOOK: i64 = 10_000;
 
 /// Runs that are not terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

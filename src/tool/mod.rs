@@ -5,6 +5,8 @@ mod calculator;
 pub mod guard;
 pub mod http;
 mod reply;
+#[cfg(feature = "testing")]
+pub mod stand_in;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,12 +132,26 @@ fn cut(mut text: String, whole: Option<u64>) -> String {
 pub struct Toolbox {
     builtins: Arc<[catalog::Builtin]>,
     http: http::Caller,
+    #[cfg(feature = "testing")]
+    play: Option<Arc<dyn stand_in::Play>>,
 }
 
 impl Toolbox {
     /// The built-in tools, and what `http` may call.
     pub fn new(http: http::Caller) -> Toolbox {
-        Toolbox { builtins: builtin::all().into(), http }
+        Toolbox {
+            builtins: builtin::all().into(),
+            http,
+            #[cfg(feature = "testing")]
+            play: None,
+        }
+    }
+
+    /// The same, but whatever is elsewhere is played.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn played(self, play: Arc<dyn stand_in::Play>) -> Toolbox {
+        Toolbox { play: Some(play), ..self }
     }
 
     /// What specs may name.
@@ -164,6 +180,8 @@ impl Toolbox {
                     let failed = |words| Answer::failed(words, Outcome::Error);
                     Tried::Answered(ended.map_or_else(failed, Answer::ok))
                 }
+                #[cfg(feature = "testing")]
+                ToolKind::Http if self.play.is_some() => self.play(call).await,
                 ToolKind::Http => self.http.call(call).await,
             }
         };

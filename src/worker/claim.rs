@@ -62,7 +62,6 @@ impl Pool {
         let orphans = beat.owned.into_iter().filter(is_orphan).collect();
         let before = std::mem::replace(&mut self.orphans, orphans);
         let stuck: Vec<RunId> = self.orphans.intersection(&before).copied().collect();
-        metrics::gauge!("runledger_runs_stuck").set(stuck.len() as f64);
         for run in stuck {
             tracing::warn!(run.id = %run, "nobody drives run {run}; it is queued again");
             self.requeue(run, LetGo::ForSlot).await;

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{Drain, Left, Tools};
-use crate::admission::Slot;
+use crate::admission::{Pulse, Slot};
 use crate::failpoint::{Step, reach};
 use crate::journal::{Effects, Pen, Refused};
 use crate::run::event::{AbortReason, StartReason};
@@ -25,6 +24,9 @@ const READ_AGAIN: Duration = Duration::from_millis(250);
 
 /// From so many crashes on a run is driven alone among its like: the next waits for its turn's end.
 const SUSPECT_CRASHES: u32 = 2;
+
+/// What a driver reads and commits between two calls is done by then, unless the store is away.
+const COMMIT_MAX: Duration = Duration::from_secs(10);
 
 /// Why a driver lets go of a run that has not ended.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ pub(super) struct Driver {
     slot: Option<Slot>,
     pub(super) inbox_read: i64,
     is_suspect: bool,
-    pub(super) nudge: Arc<Notify>,
+    pub(super) pulse: Arc<Pulse>,
     pub(super) drain: Drain,
     /// Elapsed before this driver, and since when it counts.
     base: Clock,
@@ -94,15 +96,16 @@ pub(super) async fn drive(
     slot: Option<Slot>,
     drain: Drain,
 ) -> Left {
-    let nudge = Arc::new(Notify::new());
-    if !tools.admission.attach(run, Arc::clone(&nudge)) {
+    let pulse = Arc::new(Pulse::default());
+    pulse.promise(Instant::now() + COMMIT_MAX);
+    if !tools.admission.attach(run, Arc::clone(&pulse)) {
         return Left { run, requeue: None, is_given_up: false };
     }
     let admission = tools.admission.clone();
-    let mut driven = drive_attached(&tools, run, &reason, slot, &nudge, &drain).await;
+    let mut driven = drive_attached(&tools, run, &reason, slot, &pulse, &drain).await;
     if let Err(Halt::Poisoned(why)) = driven {
         tracing::error!(run.id = %run, why, "the store refuses the events of run {run}; it fails");
-        driven = fail(&tools, run, &nudge, &drain).await;
+        driven = fail(&tools, run, &pulse, &drain).await;
     }
     admission.detach(run);
     let (requeue, is_given_up) = match driven {
@@ -130,12 +133,12 @@ async fn drive_attached(
     run: RunId,
     reason: &str,
     slot: Option<Slot>,
-    nudge: &Arc<Notify>,
+    pulse: &Arc<Pulse>,
     drain: &Drain,
 ) -> Result<(), Halt> {
     let row = load(tools, run, drain).await?;
     reach(Step::RunLoaded);
-    let mut driver = Driver::open(tools, &row, slot, nudge, drain).await?;
+    let mut driver = Driver::open(tools, &row, slot, pulse, drain).await?;
     reach(Step::RunOpened);
     let span = match driver.spec.config.trace_enabled {
         true => tracing::info_span!("drive", run.id = %run),
@@ -147,9 +150,9 @@ async fn drive_attached(
 }
 
 /// Ends a run whose own events the store refuses.
-async fn fail(tools: &Tools, run: RunId, nudge: &Arc<Notify>, drain: &Drain) -> Result<(), Halt> {
+async fn fail(tools: &Tools, run: RunId, pulse: &Arc<Pulse>, drain: &Drain) -> Result<(), Halt> {
     let row = load(tools, run, drain).await?;
-    let mut driver = Driver::open(tools, &row, None, nudge, drain).await?;
+    let mut driver = Driver::open(tools, &row, None, pulse, drain).await?;
     let words = "the store refused an event of this run; the service's log says why";
     let ending = Ending::failed("internal", words.to_owned(), serde_json::Value::Null);
     let failed = match driver.read_inbox().await {
@@ -190,7 +193,7 @@ impl Driver {
         tools: &Tools,
         row: &RunRow,
         slot: Option<Slot>,
-        nudge: &Arc<Notify>,
+        pulse: &Arc<Pulse>,
         drain: &Drain,
     ) -> Result<Driver, Halt> {
         let corrupt = |what: &str, error: serde_json::Error| {
@@ -232,7 +235,7 @@ impl Driver {
             slot,
             inbox_read: row.inbox_read,
             is_suspect: row.crashes >= SUSPECT_CRASHES,
-            nudge: Arc::clone(nudge),
+            pulse: Arc::clone(pulse),
             drain: drain.clone(),
             base,
             began,
@@ -298,6 +301,7 @@ impl Driver {
             if self.drain.soon.is_cancelled() {
                 return Err(Halt::Drain);
             }
+            self.pulse.promise(Instant::now() + COMMIT_MAX);
             work = match work {
                 Work::Done => {
                     tracing::debug!(run.status = self.state.status.name(), "the run has ended");
@@ -338,7 +342,7 @@ impl Driver {
         let has_passed = tokio::select! {
             biased;
             () = self.drain.soon.cancelled() => return Err(Halt::Drain),
-            () = self.nudge.notified() => false,
+            () = self.pulse.notified() => false,
             () = tokio::time::sleep_until(until) => true,
         };
         if !has_passed {
@@ -357,7 +361,7 @@ impl Driver {
                 biased;
                 () = self.drain.soon.cancelled() => return Err(Halt::Drain),
                 () = slot.take_back() => break,
-                () = self.nudge.notified() => self.read_inbox().await?,
+                () = self.pulse.notified() => self.read_inbox().await?,
                 () = tokio::time::sleep_until(self.deadline()) => break,
             }
         }
@@ -471,13 +475,16 @@ impl Driver {
     }
 
     /// When the turn's or the run's time is over, whichever comes first, and a little later: then
-    /// `decide` sees it too.
+    /// `decide` sees it too. Whoever waits, waits until then at most.
     pub(super) fn deadline(&self) -> Instant {
         let clock = self.clock();
         let config = self.state.limits(&self.spec);
         let turn = config.timeout_per_turn - clock.turn_elapsed.as_secs_f64();
         let run = config.max_time - clock.elapsed.as_secs_f64();
-        Instant::now() + Duration::from_secs_f64(turn.min(run).max(0.0)) + Duration::from_millis(1)
+        let left = Duration::from_secs_f64(turn.min(run).max(0.0));
+        let deadline = Instant::now() + left + Duration::from_millis(1);
+        self.pulse.promise(deadline + COMMIT_MAX);
+        deadline
     }
 
     /// Whether the log, with so many more events, has room for more than its end.

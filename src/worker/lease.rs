@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::turn::jitter;
+use super::jitter::jitter;
 use crate::admission::{Admission, BootTime, Lease};
 use crate::failpoint::{Step, reach};
 use crate::store::{Beat, Node, NodeId, Notice, Rescued, Store, StoreError};
@@ -41,8 +41,8 @@ pub struct Keeper {
 }
 
 /// When a lease that is renewed by a heartbeat begun now has to be given up.
-pub fn lease_from_now(store: &Store) -> BootTime {
-    store.lease().map_or(BootTime::NEVER, |lease| BootTime::now().after(lease - lease / MARGINS))
+pub fn lease_from(now: BootTime, store: &Store) -> BootTime {
+    store.lease().map_or(BootTime::NEVER, |lease| now.after(lease - lease / MARGINS))
 }
 
 impl Keeper {
@@ -109,7 +109,7 @@ impl Keeper {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let (busy, slots) = self.admission.usage();
         // From before the statement: the store's lease begins when it is carried out.
-        let until = lease_from_now(&self.store);
+        let until = lease_from(self.lease.now(), &self.store);
         reach(Step::BeatAsked);
         let beat = self.store.heartbeat(node.id, count(slots), count(busy)).await;
         self.lease.set_away(matches!(beat, Err(StoreError::Unavailable(_))));
@@ -145,7 +145,7 @@ impl Keeper {
             Ok(_) | Err(StoreError::Fenced) => {}
             Err(error) => return Err(error),
         }
-        let until = lease_from_now(&self.store);
+        let until = lease_from(self.lease.now(), &self.store);
         let (id, _) = self.store.register(&self.machine).await?;
         let node = Node::new(id, &self.machine);
         self.lease.begin(node.clone(), until);
@@ -161,7 +161,7 @@ async fn ended(lease: &Lease) {
         if lease.until() == BootTime::NEVER {
             return std::future::pending().await;
         }
-        let left = lease.until().0.saturating_sub(BootTime::now().0);
+        let left = lease.until().0.saturating_sub(lease.now().0);
         if left == 0 {
             return;
         }

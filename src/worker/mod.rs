@@ -4,14 +4,16 @@
 mod claim;
 mod driver;
 mod inbox;
+mod jitter;
 mod lease;
 mod plan;
+mod stuck;
 mod tools;
 mod trace;
 mod turn;
 mod verbose;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +21,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use lease::{Keeper, LastBeat, lease_from_now, rescue};
+#[cfg(feature = "testing")]
+pub use jitter::seed_jitter;
+pub use lease::{Keeper, LastBeat, lease_from, rescue};
+pub use stuck::Stuck;
 
 use crate::admission::{Admission, Lease, Slot};
 use crate::journal::{Journal, NewRun};
@@ -77,12 +82,12 @@ pub struct Pool {
     beats: watch::Receiver<LastBeat>,
     drivers: JoinSet<Left>,
     /// Which run a driver's task drives, for when it panics.
-    driven: HashMap<Id, RunId>,
-    panics: HashMap<RunId, u32>,
+    driven: BTreeMap<Id, RunId>,
+    panics: BTreeMap<RunId, u32>,
     /// Owned runs that had no driver at the last look.
-    orphans: HashSet<RunId>,
+    orphans: BTreeSet<RunId>,
     /// Runs that are left alone until the next start: every driver of theirs failed.
-    given_up: HashSet<RunId>,
+    given_up: BTreeSet<RunId>,
 }
 
 /// A driver has let go of its run.
@@ -102,8 +107,8 @@ impl Pool {
         new_runs: mpsc::Receiver<NewRun>,
         beats: watch::Receiver<LastBeat>,
     ) -> Pool {
-        let (drivers, driven, panics) = (JoinSet::new(), HashMap::new(), HashMap::new());
-        let (orphans, given_up) = (HashSet::new(), HashSet::new());
+        let (drivers, driven, panics) = (JoinSet::new(), BTreeMap::new(), BTreeMap::new());
+        let (orphans, given_up) = (BTreeSet::new(), BTreeSet::new());
         Pool { tools, new_runs, beats, drivers, driven, panics, orphans, given_up }
     }
 
@@ -148,7 +153,7 @@ impl Pool {
                 }
             };
             if is_shared {
-                poll.reset_after(SHARE_POLL.mul_f64(0.5 + turn::jitter()));
+                poll.reset_after(SHARE_POLL.mul_f64(0.5 + jitter::jitter()));
             }
         }
         while let Some(ended) = self.drivers.join_next_with_id().await {
@@ -162,7 +167,7 @@ impl Pool {
     /// longer this node's.
     async fn abandon(&mut self) {
         self.drivers.shutdown().await;
-        for (_, run) in self.driven.drain() {
+        for (_, run) in std::mem::take(&mut self.driven) {
             self.tools.journal.close(run).await;
             self.tools.admission.detach(run);
         }

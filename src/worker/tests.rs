@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::{Drain, Keeper, Pool, Tools};
-use crate::admission::{Admission, BootTime, Lease};
+use crate::admission::{Admission, BootClock, BootTime, Lease};
 use crate::hub::{Hub, Watch};
 use crate::journal::{Journal, Placement, journal};
 use crate::model::Registry;
@@ -46,7 +46,7 @@ impl Node {
         let store = Store::open_sqlite(folder.path()).await.expect("the store opens");
         let (id, rescued) = store.register("bench").await.expect("it registers");
         let node = store::Node::new(id, "bench");
-        let lease = Lease::new(node.clone(), BootTime::NEVER);
+        let lease = Lease::new(node.clone(), BootTime::NEVER, BootClock::Machine);
         let hub = Hub::alone();
         let (sender, new_runs) = mpsc::channel(64);
         let (journal, loops) = journal(store.clone(), hub.clone(), sender);

@@ -8,8 +8,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::driver::{Driver, Halt, Work};
+use super::jitter::jitter;
 use super::trace::traceparent;
-use super::turn::jitter;
 use crate::failpoint::{Step, reach};
 use crate::journal::Effects;
 use crate::run::ending::closing;
@@ -106,7 +106,7 @@ impl Driver {
             let first = tokio::select! {
                 biased;
                 () = self.drain.now.cancelled() => return Err(Halt::Drain),
-                () = self.nudge.notified() => {
+                () = self.pulse.notified() => {
                     self.read_inbox().await?;
                     if self.state.cancelled_by.is_some() {
                         return Ok(Work::Again);

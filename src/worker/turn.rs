@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::driver::{Driver, Halt, Work};
+use super::jitter::jitter;
 use crate::failpoint::{Step, reach};
 use crate::journal::{Effects, Text};
 use crate::model::{DELTAS_MAX, Delta, Failure, ProposedCall, Remedy, Reply, request_sha256};
@@ -177,7 +178,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = self.drain.now.cancelled() => return Err(Halt::Drain),
-                () = self.nudge.notified() => {
+                () = self.pulse.notified() => {
                     self.read_inbox().await?;
                     if self.state.cancelled_by.is_some() {
                         return Ok(Called::Stopped);
@@ -323,9 +324,4 @@ fn unknown_model(name: &str) -> Failure {
         usage: None,
         has_begun: false,
     }
-}
-
-/// A number in 0..1; the low bits of the clock are random enough to spread retries.
-pub(super) fn jitter() -> f64 {
-    f64::from(jiff::Timestamp::now().subsec_nanosecond() % 1_000_003) / 1_000_003.0
 }

@@ -112,7 +112,8 @@ const ONE_DOOR: &[(&[&str], [&str; 2], &str)] = &[
 
 /// Where a task may be spawned by hand: the store joins each write at once, so that no caller can
 /// drop it half-way. Everywhere else a `JoinSet` or a `TaskTracker` owns its tasks.
-const SPAWNS: &[&str] = &["src/store/sqlite/mod.rs", "src/store/postgres/edge.rs"];
+const SPAWNS: &[&str] =
+    &["src/store/sqlite/mod.rs", "src/store/postgres/edge.rs", "src/store/memory/mod.rs"];
 
 /// A file is read in one sitting.
 const FILE_LINES_MAX: usize = 500;

@@ -2,7 +2,9 @@
 #![expect(unreachable_pub, reason = "nothing imports a test binary")]
 
 mod batches;
+mod bulk;
 mod cancel;
+mod cancel_spending;
 mod client;
 mod clocks;
 mod contract;
@@ -19,6 +21,8 @@ mod limits;
 mod lists;
 mod load;
 mod messages;
+mod model_cuts;
+mod model_faults;
 mod models;
 mod neighbours;
 mod nodes;
@@ -37,13 +41,16 @@ mod scale;
 mod seed;
 mod service;
 mod start;
+mod steps;
 mod stream;
 mod stream_tokens;
 mod stub;
 mod stub_messages;
+mod stuck;
 mod tool_crashes;
 mod tool_guard;
 mod tool_stub;
 mod tools;
 mod verbose;
 mod waiting;
+mod wire_stub;

@@ -22,43 +22,45 @@ use crate::stub::Stub;
 const LEASE: &str = "1.5";
 
 /// A database, and how nodes on it are started.
-struct Nodes {
-    stub: Stub,
-    url: String,
-    setup: Setup,
+pub struct Nodes {
+    pub stub: Stub,
+    pub url: String,
+    pub setup: Setup,
 }
 
 impl Nodes {
-    async fn new() -> Nodes {
+    pub async fn new() -> Nodes {
         Nodes::at(Database::new().await.url).await
     }
 
     /// Nodes on a server of their own, which may be stopped.
-    async fn on_a_server() -> (Nodes, Cluster) {
+    pub async fn on_a_server() -> (Nodes, Cluster) {
         let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
         (Nodes::at(cluster.url()).await, cluster)
     }
 
-    async fn at(url: String) -> Nodes {
+    pub async fn at(url: String) -> Nodes {
         let stub = Stub::start().await;
         let setup = Setup::default()
+            // Below that, each start warns of a server that does not flush.
+            .env("RUNLEDGER_LOG", "error")
             .env("DATABASE_URL", &url)
             .env("RUNLEDGER_LEASE", LEASE)
             .env("OPENAI_BASE_URL", &stub.base_url);
         Nodes { stub, url, setup }
     }
 
-    fn with(mut self, name: &'static str, value: &str) -> Nodes {
+    pub fn with(mut self, name: &'static str, value: &str) -> Nodes {
         self.setup = self.setup.env(name, value);
         self
     }
 
-    async fn start(&self) -> Service {
+    pub async fn start(&self) -> Service {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         Service::in_folder(folder, self.setup.clone()).await
     }
 
-    async fn start_many<const COUNT: usize>(&self) -> [Service; COUNT] {
+    pub async fn start_many<const COUNT: usize>(&self) -> [Service; COUNT] {
         let mut nodes = Vec::new();
         for _ in 0..COUNT {
             nodes.push(self.start().await);
@@ -66,8 +68,17 @@ impl Nodes {
         nodes.try_into().unwrap_or_else(|_| unreachable!("there are so many"))
     }
 
+    /// Changes the database behind the service's back.
+    pub async fn execute(&self, statement: &str) {
+        let options: sqlx::postgres::PgConnectOptions = self.url.parse().unwrap();
+        let mut connection = options.connect().await.unwrap();
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
     /// One number out of the database.
-    async fn count(&self, query: &'static str) -> i64 {
+    pub async fn count(&self, query: &'static str) -> i64 {
         let options: sqlx::postgres::PgConnectOptions = self.url.parse().unwrap();
         let mut connection = options.connect().await.unwrap();
         let (count,): (i64,) = sqlx::query_as(query).fetch_one(&mut connection).await.unwrap();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use runledger::run::event::kind_of;
 use runledger::run::{RunId, Seq, Status};
+use runledger::store::memory::{Database as InMemory, Flaws, Sound};
 use runledger::store::{
     Append, Appended, BatchNumber, Claimed, Create, Created, InboxNote, Key, KeyKind, Left, Listen,
     NodeId, PostgresOptions, Rescued, RunRow, RunUpdate, Store, StoreError, StoredEvent,
@@ -32,11 +33,12 @@ pub(crate) struct Bench {
     pub(crate) place: Place,
 }
 
-/// Where a store is: another process finds it there too.
+/// Where a store is: another process finds it there too, unless it is in memory.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     Folder(PathBuf),
     Url(String),
+    Memory(Arc<InMemory>),
 }
 
 impl Place {
@@ -44,6 +46,7 @@ impl Place {
         match self {
             Place::Folder(folder) => Store::open_sqlite(folder).await.expect("the store opens"),
             Place::Url(url) => Store::open_postgres(options(url)).await.expect("the store opens"),
+            Place::Memory(database) => database.open(LEASE, Arc::new(Sound)),
         }
     }
 
@@ -52,6 +55,7 @@ impl Place {
         match self {
             Place::Folder(folder) => folder.display().to_string(),
             Place::Url(url) => url.clone(),
+            Place::Memory(_) => panic!("no other process finds what is in memory"),
         }
     }
 
@@ -79,6 +83,11 @@ impl Bench {
 
     pub(crate) async fn postgres() -> Bench {
         let place = Place::Url(Database::new().await.url);
+        Bench { store: place.open().await, place }
+    }
+
+    pub(crate) async fn memory() -> Bench {
+        let place = Place::Memory(InMemory::new(Flaws::default()));
         Bench { store: place.open().await, place }
     }
 
@@ -126,11 +135,15 @@ impl Bench {
 
     /// A new node, after all those before it have died; and what it took over.
     pub(crate) async fn successor(&self) -> (Node, Rescued) {
-        if let Place::Url(_) = &self.place {
-            sqlx::query("update node_leases set lease_until = '-infinity'")
-                .execute(&mut self.session().await)
-                .await
-                .expect("their leases end");
+        match &self.place {
+            Place::Folder(_) => {}
+            Place::Url(_) => {
+                sqlx::query("update node_leases set lease_until = '-infinity'")
+                    .execute(&mut self.session().await)
+                    .await
+                    .expect("their leases end");
+            }
+            Place::Memory(database) => database.end_leases(),
         }
         let (id, found) = self.store.register("bench").await.expect("it registers");
         let rescued = self.store.rescue(id).await.expect("it looks for dead nodes");
@@ -173,6 +186,7 @@ impl Bench {
                     .await
                     .expect("it is put off");
             }
+            Place::Memory(database) => database.put_off(run, until_ms),
         }
     }
 

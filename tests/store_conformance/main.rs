@@ -42,7 +42,7 @@ macro_rules! conformance {
     };
 }
 
-conformance!(sqlite, postgres => {
+conformance!(sqlite, postgres, memory => {
     create:
         the_same_key_and_body_are_the_same_run,
         the_same_key_and_another_body_are_refused,
@@ -114,7 +114,13 @@ conformance!(sqlite, postgres => {
         a_list_shows_what_the_last_append_said,
         places_in_the_queue_are_told,
         every_filter_answers_in_milliseconds;
-    kill_loop:
-        nothing_acknowledged_is_lost_by_a_kill,
-        a_store_that_acknowledged_too_early_would_be_found_out;
 });
+
+/// What is in memory is lost with its process.
+mod beyond_the_process {
+    conformance!(sqlite, postgres => {
+        kill_loop:
+            nothing_acknowledged_is_lost_by_a_kill,
+            a_store_that_acknowledged_too_early_would_be_found_out;
+    });
+}

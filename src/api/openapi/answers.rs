@@ -376,6 +376,16 @@ fn about() -> Schema {
 fn readiness() -> Schema {
     answer(
         "The node may take work.",
-        [required("status", exactly("ready")), required("store", text().example("SQLite"))],
+        [
+            required("status", exactly("ready")),
+            required("store", text().example("SQLite")),
+            required(
+                "runs_stuck",
+                whole().about(
+                    "How many runs nobody moves: no node owns them or waits for them, or their \
+                     driver hangs. It is 0 unless something is wrong with the service.",
+                ),
+            ),
+        ],
     )
 }

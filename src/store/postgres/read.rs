@@ -11,8 +11,8 @@ use super::{Postgres, seq_of, unreadable};
 use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq, Status};
 use crate::store::{
-    BatchId, Counts, KeyKind, PAGE_BYTES, PLACES, Reader, RunRow, StoreError, StoredEvent,
-    TypeFilter,
+    BatchId, Counts, KeyKind, PAGE_BYTES, PLACES, Reader, RunRow, STRANDED_LOOK, StoreError,
+    StoredEvent, TypeFilter,
 };
 
 const RUN: &str = "select id, public_id, tenant, status, crashes, inbox_n, inbox_read, last_seq,
@@ -268,6 +268,50 @@ impl Postgres {
                     .fetch_one(connection)
                     .await?;
                     Ok(Counts { queued: queued.unsigned_abs(), owned: owned.unsigned_abs() })
+                })
+            })
+            .await
+    }
+
+    pub(in crate::store) async fn stranded(&self) -> Result<Vec<RunId>, StoreError> {
+        self.upkeep
+            .run(|connection| {
+                Box::pin(async move {
+                    // By tenant, one after the other: so begins the index that knows which runs have
+                    // not ended.
+                    let rows: Vec<(Uuid,)> = sqlx::query_as(
+                        "with recursive tenants (tenant) as (
+                             (select tenant from runs order by tenant limit 1)
+                             union all
+                             select (select tenant from runs where runs.tenant > tenants.tenant
+                                      order by tenant limit 1)
+                               from tenants where tenants.tenant is not null
+                         ), active as materialized (
+                             select runs.id, runs.node_id
+                               from tenants
+                              cross join (values ('QUEUED'), ('RUNNING')) as open (status)
+                              cross join lateral (
+                                  select id, node_id from runs
+                                   where runs.tenant = tenants.tenant and runs.status = open.status
+                                   order by id
+                                   limit $1
+                              ) as runs
+                              limit $1
+                         )
+                         select id from active
+                          where case when node_id is null
+                                     then not exists (select from queue where run_id = active.id)
+                                     else not exists (select from nodes
+                                                       join node_leases using (node_id)
+                                                      where nodes.node_id = active.node_id
+                                                        and dead_at is null
+                                                        and lease_until > clock_timestamp())
+                                 end",
+                    )
+                    .bind(STRANDED_LOOK)
+                    .fetch_all(connection)
+                    .await?;
+                    Ok(rows.into_iter().map(|(id,)| RunId(id)).collect())
                 })
             })
             .await

@@ -12,8 +12,8 @@ use super::{Sqlite, id_bytes, id_of, store_error};
 use crate::run::id::is_client_id;
 use crate::run::{RunId, Seq, Status};
 use crate::store::{
-    BatchId, Counts, KeyKind, PAGE_BYTES, PLACES, Reader, RunRow, StoreError, StoredEvent,
-    TypeFilter,
+    BatchId, Counts, KeyKind, PAGE_BYTES, PLACES, Reader, RunRow, STRANDED_LOOK, StoreError,
+    StoredEvent, TypeFilter,
 };
 
 const RUN: &str = "select id, public_id, tenant, status, crashes, inbox_n, inbox_read, last_seq,
@@ -206,6 +206,35 @@ impl Sqlite {
         .await
         .map_err(store_error)?;
         Ok(Counts { queued: queued.unsigned_abs(), owned: owned.unsigned_abs() })
+    }
+
+    pub(in crate::store) async fn stranded(&self) -> Result<Vec<RunId>, StoreError> {
+        // By tenant, one after the other: so begins the index that knows which runs have not ended.
+        let rows: Vec<(Vec<u8>,)> = sqlx::query_as(
+            "with recursive tenants (tenant) as (
+                 select min(tenant) from runs
+                 union all
+                 select (select min(tenant) from runs where runs.tenant > tenants.tenant)
+                   from tenants where tenants.tenant is not null
+             ), active (id, node_id) as (
+                 select runs.id, runs.node_id
+                   from tenants
+                   cross join (select 'QUEUED' as status union all select 'RUNNING') as open
+                   join runs on runs.tenant = tenants.tenant and runs.status = open.status
+                  limit $1
+             )
+             select id from active
+              where case when node_id is null
+                         then not exists (select 1 from queue where run_id = active.id)
+                         else not exists (select 1 from nodes
+                                           where nodes.node_id = active.node_id and dead_at is null)
+                     end",
+        )
+        .bind(STRANDED_LOOK)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        rows.iter().map(|(id,)| id_of(id)).collect()
     }
 }
 
