@@ -5,10 +5,11 @@
 SHELL := /bin/bash
 
 # Programs, and the Debian packages that have them: to build and try the service, and to test it
-# (four run the examples and play a terminal; PostgreSQL's server stands outside of the path).
+# (four run the examples and play a terminal, two make disks fail and clocks go wrong; PostgreSQL's
+# server stands outside of the path).
 BUILD_TOOLS := cc:gcc curl:curl
 TEST_TOOLS := $(BUILD_TOOLS) python3:python3 node:nodejs chromium:chromium script:bsdutils \
-  /usr/lib/postgresql/*/bin/postgres:postgresql
+  strace:strace faketime:faketime /usr/lib/postgresql/*/bin/postgres:postgresql
 
 # Installs the packages of the programs that are not there.
 install = @packages=$$(for tool in $(1); do \

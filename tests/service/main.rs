@@ -6,10 +6,13 @@ mod bulk;
 mod cancel;
 mod cancel_spending;
 mod client;
+mod clocks;
 mod contract;
 mod cors;
 mod costs;
+mod disk;
 mod door;
+mod drivers;
 mod examples;
 mod healthcheck;
 mod hostile;
@@ -26,6 +29,8 @@ mod nodes;
 mod patch;
 #[path = "../postgres/mod.rs"]
 mod postgres;
+#[path = "../store_conformance/proxy.rs"]
+mod proxy;
 mod purge;
 mod recovery;
 mod reference;

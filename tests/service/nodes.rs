@@ -6,6 +6,7 @@ mod cancel;
 mod deploys;
 mod faults;
 mod outage;
+mod partition;
 mod share;
 mod takeover;
 
