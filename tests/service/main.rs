@@ -3,11 +3,13 @@
 
 mod batches;
 mod cancel;
+mod chance;
 mod client;
 mod contract;
 mod cors;
 mod costs;
 mod door;
+mod effects;
 mod examples;
 mod healthcheck;
 mod hostile;
@@ -27,6 +29,8 @@ mod recovery;
 mod reference;
 mod run_command;
 mod runs;
+#[path = "../scale.rs"]
+mod scale;
 mod seed;
 mod service;
 mod start;
@@ -36,6 +40,7 @@ mod stub;
 mod stub_messages;
 mod tool_crashes;
 mod tool_guard;
+mod tool_keys;
 mod tool_stub;
 mod tools;
 mod verbose;

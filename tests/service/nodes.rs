@@ -5,8 +5,13 @@ mod api;
 mod cancel;
 mod deploys;
 mod faults;
+mod fence;
+mod late;
 mod outage;
+mod poison;
+mod reconnects;
 mod share;
+mod storm;
 mod takeover;
 
 use std::sync::Arc;
