@@ -258,7 +258,7 @@ async fn one_life(world: &Arc<World>, place: usize, gate: &Arc<Gate>, store: &St
         models: Arc::new(Registry::played(Arc::clone(&play) as _)),
         toolbox: toolbox().played(play),
         catalog: Arc::new(Catalog::default()),
-        slots: 4,
+        slots: world.swarm.slots,
         machine,
     };
     let drain = Drain::default();

@@ -94,6 +94,7 @@ fn outcome(world: &World) -> Outcome {
     for run in &runs {
         for event in world.database.log(*run) {
             event.data.hash(&mut hasher);
+            world.say(|| format!("{run} {}", event.data));
         }
     }
     let ledger = world.ledger();

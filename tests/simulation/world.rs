@@ -26,6 +26,8 @@ pub(crate) const LEASE: Duration = Duration::from_secs(3);
 pub(crate) struct Swarm {
     pub(crate) processes: usize,
     pub(crate) runs: u64,
+    /// Active runs of a process at once.
+    pub(crate) slots: usize,
     /// Of a hundred statements so many have their answer lost, come late, are refused, are slow.
     pub(crate) lost: u64,
     pub(crate) late: u64,
@@ -43,10 +45,11 @@ pub(crate) struct Swarm {
 impl Swarm {
     fn of(seed: u64) -> Swarm {
         let mut rng = Rng::of(seed, &[1]);
-        let rate = |rng: &mut Rng| rng.pick(&[0, 1, 2, 6]);
+        let rate = |rng: &mut Rng| rng.pick(&[0, 1, 2, 6, 12]);
         Swarm {
             processes: rng.pick(&[2, 2, 3, 3, 4]),
             runs: rng.between(2, 5),
+            slots: rng.pick(&[1, 2, 4]),
             lost: rate(&mut rng),
             late: rate(&mut rng),
             refused: rate(&mut rng),
