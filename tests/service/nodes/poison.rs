@@ -186,6 +186,46 @@ async fn count_for_everybody(folder: &std::path::Path) {
     connection.close().await.unwrap();
 }
 
+/// The price of the suspicion: of the runs that were hit twice in one turn, a node drives one at a time,
+/// each to its turn's end. All complete; how long the last one waits is told.
+#[tokio::test]
+async fn runs_that_were_all_hit_twice_complete_one_after_the_other() {
+    const TURN: Duration = Duration::from_millis(200);
+    let runs = scaled(6, 40);
+    let stub = Stub::start().await;
+    stub.on("hit", |call| match call.attempt {
+        1 | 2 => vec![Do::Hang],
+        _ => vec![Do::Words(10, TURN / 10), Do::Finish("stop")],
+    });
+    let mut service = Service::start(&stub).await;
+    let mut ids = Vec::new();
+    for n in 0..runs {
+        ids.push(service.client.run("openai/hit", &format!("hit {n}")).await);
+    }
+    for kill in 1..=2 {
+        stub.called("hit", kill * runs).await;
+        service = service.kill().await.start().await;
+    }
+    let begun = Instant::now();
+    let mut found = Vec::new();
+    for (n, id) in ids.iter().enumerate() {
+        let (run, log) = (service.client.ended(id).await, service.client.log(id).await);
+        found.extend(violations(&log, &[], &stub.counts(&format!("hit {n}"))));
+        let crashes = of(&log, "run.started").last().unwrap()["crashes"].clone();
+        if run["status"] != "COMPLETED" || crashes != 2 {
+            found.push(format!("{crashes} crashes: {run}"));
+        }
+    }
+    let line = begun.elapsed().as_secs_f64();
+    println!(
+        "row=30 store=sqlite faults_fired=2 suspects={runs} ops_ok={runs} value={} line_s={line:.1} \
+         turn_s={:.1}",
+        found.len(),
+        TURN.as_secs_f64()
+    );
+    assert_eq!(found, Vec::<String>::new());
+}
+
 async fn deploys_count_no_crash(on: On, name: &str) {
     let deploys = scaled(6, 20);
     let stub = Stub::start().await;

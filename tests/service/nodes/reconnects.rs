@@ -21,6 +21,9 @@ const TURNS: usize = 3;
 /// The longest piece that a reader gets of a stream: about two events.
 const PIECE_MAX: usize = 600;
 
+/// Connections from one kill to the next, on average.
+const CONNECTIONS: usize = 100;
+
 /// How long a reader waits for a node that may be dead.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -58,7 +61,7 @@ struct Piece {
 
 impl Pair {
     async fn new() -> Pair {
-        let nodes = Nodes::new().await.with("RUNLEDGER_LEASE", "0.5").with("RUNLEDGER_LOG", "off");
+        let nodes = Nodes::new().await.with("RUNLEDGER_LEASE", "1").with("RUNLEDGER_LOG", "off");
         nodes.stub.on("cuts", turns);
         Pair {
             nodes,
@@ -83,10 +86,15 @@ impl Pair {
     async fn kill_now_and_then(&self, seed: u64) -> [Service; 2] {
         let mut chance = Chance::new(seed);
         let mut services = [self.begin(0).await, self.begin(1).await];
+        let mut due = 0;
         loop {
-            sleep(Duration::from_millis(500 + chance.upto(1000) as u64)).await;
-            if self.is_over.load(Ordering::SeqCst) {
-                return services;
+            // By progress and not by time, so that a slow machine hits no turn again and again.
+            due += CONNECTIONS / 2 + chance.upto(CONNECTIONS);
+            while self.reconnects.load(Ordering::SeqCst) < due {
+                if self.is_over.load(Ordering::SeqCst) {
+                    return services;
+                }
+                sleep(Duration::from_millis(5)).await;
             }
             let place = chance.upto(2);
             self.clients.lock().unwrap()[place] = None;
@@ -223,7 +231,7 @@ async fn cut(seed: u64, reconnects: usize, at_once: usize, off: Off) -> (Pair, V
             let readers =
                 next.map(|n| pair.read(format!("cuts-{n}"), Chance::new(seed * 0x1_0000 + n), off));
             let readers = futures_util::future::join_all(readers);
-            read.extend(timeout(TEST_MAX, readers).await.expect("all runs end"));
+            read.extend(timeout(3 * TEST_MAX, readers).await.expect("all runs end"));
         }
         pair.is_over.store(true, Ordering::SeqCst);
         read
