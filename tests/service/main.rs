@@ -14,6 +14,7 @@ mod disk;
 mod door;
 mod drivers;
 mod examples;
+mod files;
 mod healthcheck;
 mod hostile;
 mod idempotency;
