@@ -5,9 +5,14 @@ mod api;
 mod cancel;
 mod deploys;
 mod faults;
+mod fence;
+mod late;
 mod outage;
 mod partition;
+mod poison;
+mod reconnects;
 mod share;
+mod storm;
 mod takeover;
 
 use std::sync::Arc;

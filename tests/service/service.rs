@@ -172,6 +172,12 @@ impl Service {
         (status, Stopped { setup: self.setup, data: self.data })
     }
 
+    /// Waits until it ends by itself.
+    pub async fn ends(mut self) -> (ExitStatus, Stopped) {
+        let status = within("the end of the service", self.child.wait()).await.unwrap();
+        (status, Stopped { setup: self.setup, data: self.data })
+    }
+
     /// Waits until it may take work.
     pub async fn ready(&self) {
         let look = || async { (self.client.get("/readyz").await.status == 200).then_some(()) };

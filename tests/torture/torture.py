@@ -9,7 +9,8 @@ A row is a goal of `rows.toml` with the tests that show it. Each test prints lin
 `row=ID faults_fired=F ops_ok=O value=V`, V being the violations that it found; its control, in which the
 protection is switched off, prints `row=ID control=true value=V` with what it found there. A row is held
 where each of its tests passed, hit and did as much as its floors say, found nothing, and where its control
-found something. A test that can't inject its fault prints `row=ID not_possible=WHY`: such a row is reported as
+found something. Where what is counted is what came too late (`is_timed`), only the whole size is judged by
+it. A test that can't inject its fault prints `row=ID not_possible=WHY`: such a row is reported as
 that, and never as held.
 """
 
@@ -29,6 +30,9 @@ OUT = ROOT / "target" / "torture"
 
 # A test in its whole size that has not ended by then hangs.
 TEST_SECONDS_MAX = 1800
+
+# What each line counts.
+COUNTS = ("faults_fired", "ops_ok", "value")
 
 # The two floors of a test, in this order.
 SHORT, WHOLE = 0, 1
@@ -83,17 +87,20 @@ def judge(row, outcomes, size):
         seconds += outcome.seconds or 0
         if not outcome.is_passed:
             told["wrong"].append(f"{test['test']} failed")
-        lines = outcome.of(row["row"], is_control=False)
+        lines = outcome.of(test.get("row", row["row"]), is_control=False)
         impossible += [line["not_possible"] for line in lines if "not_possible" in line]
-        lines = [line for line in lines if "not_possible" not in line]
+        # A line without any count only names its seed.
+        lines = [line for line in lines if "not_possible" not in line and
+                 any(field in line for field in COUNTS)]
         sums = {}
-        for field in ("faults_fired", "ops_ok", "value"):
+        for field in COUNTS:
             numbers = [number(line.get(field)) for line in lines]
             if None in numbers:
                 told["wrong"].append(f"{test['test']} printed a line without the number {field}")
             sums[field] = sum(one or 0 for one in numbers)
-        faults, ops, value = (
-            faults + sums["faults_fired"], ops + sums["ops_ok"], value + sums["value"])
+        faults, ops = faults + sums["faults_fired"], ops + sums["ops_ok"]
+        if size == WHOLE or not test.get("is_timed"):
+            value += sums["value"]
         if lines or not impossible:
             for field, floors in (("faults_fired", "faults"), ("ops_ok", "ops")):
                 floor = test[floors][size]

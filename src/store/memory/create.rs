@@ -42,8 +42,8 @@ fn create_one(tables: &mut Tables, create: &Create, flaws: Flaws, now_ms: i64) -
         Some(run) => return Created::Existing(RunId(run)),
         None => {}
     }
-    if !tables.runs.contains_key(&create.id) {
-        tables.runs.insert(create.id, Run::of(create, None));
+    if let std::collections::btree_map::Entry::Vacant(place) = tables.runs.entry(create.id) {
+        place.insert(Run::of(create, None));
         if create.owner.is_none() {
             queue_new(tables, create, now_ms);
         }

@@ -52,7 +52,7 @@ pub enum Trip {
 }
 
 impl Trip {
-    /// At once.
+    /// At once, and in the caller's own task: it is done before its caller can be dropped.
     pub const DIRECT: Trip = Trip::Done { out: Duration::ZERO, back: Duration::ZERO };
 }
 
@@ -71,7 +71,8 @@ pub struct Sound;
 
 impl Link for Sound {
     fn go(&self, _op: Op) -> BoxFuture<'_, Trip> {
-        Box::pin(async { Trip::DIRECT })
+        let (out, back) = (Duration::from_micros(1), Duration::ZERO);
+        Box::pin(async move { Trip::Done { out, back } })
     }
 
     fn come(&self, _op: Op) -> BoxFuture<'_, ()> {

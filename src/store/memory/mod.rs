@@ -231,6 +231,7 @@ impl Memory {
             return away("the store is closed");
         }
         let answer = match self.link.go(op).await {
+            Trip::DIRECT => self.database.carry_out(work),
             Trip::Done { out, back } => {
                 let done = self.send(out, work).await;
                 pause(back).await;
