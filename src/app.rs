@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{BootClock, Lease};
+use crate::admission::{BootClock, Lease, connections_max};
 use crate::api::auth::Keys;
 use crate::api::guard::Guard;
 use crate::api::{self, ApiState, StreamTokens, server};
@@ -186,8 +186,9 @@ impl Parts<'_> {
             cors_origins: config.cors_origins.clone(),
         };
         let router = api::router(state, Arc::new(Keys::new(&config.api_keys)), guard);
-        let options =
-            server::Options { drain_deadline: config.drain, ..server::Options::default() };
+        let bounds = server::Options::default();
+        let connections_max = connections_max(bounds.connections_max);
+        let options = server::Options { connections_max, drain_deadline: config.drain, ..bounds };
         running.tasks.spawn(server::serve(listener, router, options, stop.clone()));
         running.tasks.spawn(upkeep(metrics, stop));
         running

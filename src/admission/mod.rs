@@ -1,6 +1,7 @@
 //! Room for active runs on this node: slots, whether somebody older waits for one, and the wake-ups
 //! of drivers whose run has news in its inbox.
 
+mod files;
 mod lease;
 mod pulse;
 
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+pub use files::connections_max;
 pub use lease::{BootClock, BootTime, Lease};
 pub use pulse::Pulse;
 

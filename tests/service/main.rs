@@ -16,6 +16,7 @@ mod door;
 mod drivers;
 mod effects;
 mod examples;
+mod files;
 mod healthcheck;
 mod hostile;
 mod idempotency;
