@@ -155,9 +155,14 @@ fn is_preflight(request: &Request) -> bool {
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// `Host`, or HTTP/2's `:authority`.
+/// `Host`, or HTTP/2's `:authority`. Of two that differ nobody can say which one a proxy believed.
 fn host_of(request: &Request) -> Option<String> {
-    let header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let first = hosts.next();
+    if hosts.any(|other| Some(other) != first) {
+        return None;
+    }
+    let header = first.and_then(|host| host.to_str().ok());
     let authority = request.uri().authority().map(|authority| authority.as_str());
     header.or(authority).map(str::to_ascii_lowercase)
 }

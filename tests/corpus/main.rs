@@ -1,7 +1,10 @@
 //! Answers of servers, kept and made up: what each becomes, and what holds for all of them.
 #![expect(unreachable_pub, reason = "nothing imports a test binary")]
 
+mod hostile;
 mod properties;
+#[path = "../scale.rs"]
+mod scale;
 mod tools;
 
 use std::fs;

@@ -58,7 +58,7 @@ const PIECES: [&str; 16] = [
     "\"$serde_json::private::RawValue\":\"[\"",
 ];
 
-fn hostile_body() -> impl Strategy<Value = Vec<u8>> {
+pub fn hostile_body() -> impl Strategy<Value = Vec<u8>> {
     let bytes = proptest::collection::vec(any::<u8>(), 0..100);
     let repeated = (proptest::sample::select(PIECES.to_vec()), 0..400_usize)
         .prop_map(|(piece, times)| piece.repeat(times).into_bytes());
@@ -68,7 +68,7 @@ fn hostile_body() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
 }
 
-const MEDIA_TYPES: [&str; 5] = [
+pub const MEDIA_TYPES: [&str; 5] = [
     "",
     "application/json",
     "text/plain",

@@ -1,16 +1,20 @@
 //! The service as its clients see it: the real binary, its real socket, and a stub model server.
 #![expect(unreachable_pub, reason = "nothing imports a test binary")]
-
+mod acknowledged;
+mod authorization;
 mod batches;
 mod bulk;
+mod canaries;
 mod cancel;
 mod cancel_spending;
 mod chance;
 mod client;
+mod clients_gone;
 mod clocks;
 mod contract;
 mod cors;
 mod costs;
+mod costs_flapping;
 mod disk;
 mod door;
 mod drivers;
@@ -23,12 +27,15 @@ mod idempotency;
 mod limits;
 mod lists;
 mod load;
+mod malformed;
 mod messages;
 mod model_cuts;
 mod model_faults;
 mod models;
 mod neighbours;
 mod nodes;
+mod nodes_changes;
+mod nodes_racing;
 mod patch;
 #[path = "../postgres/mod.rs"]
 mod postgres;
@@ -50,6 +57,7 @@ mod stream_tokens;
 mod stub;
 mod stub_messages;
 mod stuck;
+mod subscribers;
 mod tool_crashes;
 mod tool_guard;
 mod tool_keys;
