@@ -1,13 +1,15 @@
 # The recipes of the project. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain run fmt lint test openapi generators schemathesis clients
+.PHONY: help setup toolchain run fmt lint test torture openapi generators schemathesis clients
+SHELL := /bin/bash
 
 # Programs, and the Debian packages that have them: to build and try the service, and to test it
-# (four run the examples and play a terminal; PostgreSQL's server stands outside of the path).
+# (four run the examples and play a terminal, two make disks fail and clocks go wrong; PostgreSQL's
+# server stands outside of the path).
 BUILD_TOOLS := cc:gcc curl:curl
 TEST_TOOLS := $(BUILD_TOOLS) python3:python3 node:nodejs chromium:chromium script:bsdutils \
-  /usr/lib/postgresql/*/bin/postgres:postgresql
+  strace:strace faketime:faketime /usr/lib/postgresql/*/bin/postgres:postgresql
 
 # Installs the packages of the programs that are not there.
 install = @packages=$$(for tool in $(1); do \
@@ -38,7 +40,12 @@ lint: setup ## formatting and clippy, warnings are errors
 	cargo clippy --locked -- -D warnings
 
 test: lint ## everything that must hold before a change lands
-	cargo test --locked
+	@mkdir -p target/torture
+	set -o pipefail; cargo test --locked -- --show-output 2>&1 | tee target/torture/short.log
+	tests/torture/torture.py --judge target/torture/short.log
+
+torture: setup ## docs/reliability.md in its whole size; ROWS="1 4" for some of it
+	tests/torture/torture.py $(ROWS) $(if $(ROWS),,--report docs/torture.md)
 
 openapi: toolchain ## write openapi.yaml anew, after a change of the API
 	cargo run --quiet --locked -- openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml

@@ -52,6 +52,10 @@ pub(super) async fn ready(State(api): State<ApiState>) -> Result<Json<Value>, Pr
         let detail = format!("this machine's clock is {} s off the database's", skew / 1000);
         return Err(Problem::new(ErrorCode::StoreUnavailable, detail));
     }
+    if let Some(reason) = api.store.trouble() {
+        let detail = format!("nothing can be written: {reason}");
+        return Err(Problem::new(ErrorCode::StoreUnavailable, detail));
+    }
     let asked = tokio::time::timeout(STORE_TIMEOUT, api.store.ping()).await;
     let late =
         |_elapsed| Problem::new(ErrorCode::StoreUnavailable, "the store did not answer within 2 s");

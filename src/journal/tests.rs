@@ -4,14 +4,19 @@ mod bench;
 mod creating;
 mod doubt;
 mod order;
+#[path = "../../tests/scale.rs"]
+#[expect(unreachable_pub, reason = "it is shared with the tests outside")]
+mod scale;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bench::{Bench, ended, is_pending, joined, note, start, text, updated};
 
 use super::{Effects, QUEUE_MAX, Refused};
+use crate::run::event::kind_of;
 use crate::run::{Body, RunId, Seq, Status};
-use crate::store::{InboxNote, Left, LetGo};
+use crate::store::{Append, BatchNumber, InboxNote, Left, LetGo, StoreError, StoredEvent};
 
 /// Fails a test that would wait for ever.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -63,6 +68,7 @@ async fn whoever_hears_an_answer_finds_the_events_in_the_hub() {
     }
 }
 
+/// reliability.md, row 27. The control is with those of the stores, which refuse it.
 #[tokio::test]
 async fn a_run_that_is_not_ours_is_refused_alone() {
     let mut bench = Bench::new().await;
@@ -104,7 +110,7 @@ async fn a_poisoned_run_is_refused_alone() {
         .await;
     let committed = answers.iter().filter(|answer| answer.is_ok()).count();
     println!(
-        "row=14 faults_fired=1 ops_ok={committed} value={} elapsed_ms={}",
+        "row=14 faults_fired=1 ops_ok={committed} value={} delay_ms={}",
         999 - committed,
         since.elapsed().as_millis()
     );
@@ -113,6 +119,28 @@ async fn a_poisoned_run_is_refused_alone() {
     assert_eq!(bench.log(poisoned).await.len(), 1, "nothing of it is committed");
     let refused = pens[617].append(vec![note(1)], Effects::default()).await;
     assert!(matches!(refused, Err(Refused::Poisoned(_))), "it stays refused: {refused:?}");
+}
+
+/// The control: a batch that is not halved is refused whole.
+#[tokio::test]
+async fn where_nobody_halves_a_batch_a_poisoned_run_spoils_all() {
+    let bench = Bench::new().await;
+    let runs = bench.runs(1000).await;
+    let second = |place| if place == 617 { 3 } else { 2 };
+    let batch = runs.iter().enumerate().map(|(place, run)| {
+        let kind = kind_of("log").expect("there is such a type");
+        let event = StoredEvent { seq: Seq(second(place)), kind, data: Arc::from("{}") };
+        Append { events: vec![event], ..Append::to(*run) }
+    });
+    let batch = Arc::new(batch.collect());
+    let refused = bench.store.append(bench.node.id, BatchNumber::default().next(), batch).await;
+    assert!(matches!(refused, Err(StoreError::Data(_))), "{refused:?}");
+    let mut spoiled = 0;
+    for run in runs.iter().filter(|run| **run != runs[617]) {
+        spoiled += usize::from(bench.log(*run).await.len() == 1);
+    }
+    println!("row=14 control=true faults_fired=1 value={spoiled}");
+    assert_eq!(spoiled, 999);
 }
 
 #[tokio::test]

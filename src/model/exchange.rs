@@ -55,7 +55,7 @@ async fn exchange<A: Assemble>(
     let progress_until = Instant::now() + patience.progress;
     let sent = timeout_at(progress_until, post.send()).await;
     let silent = |_elapsed| Failure { has_begun: true, ..stalled("no answer", patience.progress) };
-    let response = sent.map_err(silent)?.map_err(|error| lost(error, "the request failed"))?;
+    let response = sent.map_err(silent)?.map_err(unanswered)?;
     if response.status() != StatusCode::OK {
         return Err(refused(response).await);
     }
@@ -165,6 +165,13 @@ fn request_id(headers: &HeaderMap) -> Option<String> {
 fn stalled(what: &str, within: Duration) -> Failure {
     let words = format!("the provider sent {what} for {} s", within.as_secs_f64());
     failure::transport(AbortReason::Stalled, words)
+}
+
+/// The request has no answer. Where there was a connection, the provider may have read it, and bills
+/// what it reads.
+fn unanswered(error: reqwest::Error) -> Failure {
+    let has_begun = !error.is_connect() && !error.is_builder();
+    Failure { has_begun, ..lost(error, "the request failed") }
 }
 
 /// An error of the transport, without the URL: it may carry secrets.

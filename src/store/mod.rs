@@ -138,6 +138,12 @@ impl Store {
         }
     }
 
+    /// Why nothing can be written at the moment though what is there can be read: the disk is full,
+    /// say. A database that is away tells it by its heartbeats.
+    pub fn trouble(&self) -> Option<String> {
+        if let Store::Sqlite(store) = self { store.trouble() } else { None }
+    }
+
     /// What has to be done about once an hour, so that there is room for the days to come.
     ///
     /// # Errors

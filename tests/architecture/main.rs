@@ -8,3 +8,4 @@ mod reference;
 mod rules;
 mod shipping;
 mod source;
+mod torture;

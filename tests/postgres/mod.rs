@@ -63,14 +63,23 @@ fn server() -> &'static str {
 pub(crate) struct Cluster {
     folder: PathBuf,
     port: u16,
+    /// Settings for its command line: `-c name=value …`.
+    settings: String,
     keeper: Child,
 }
 
 impl Cluster {
     /// Makes a cluster and starts it. Its commits are not flushed: no test pulls the plug.
     pub(crate) fn start() -> Cluster {
+        Cluster::start_in(&std::env::temp_dir(), "")
+    }
+
+    /// The same in this folder, with settings beside those that every test needs.
+    pub(crate) fn start_in(parent: &Path, settings: &str) -> Cluster {
         let folder = Command::new("mktemp")
-            .args(["-d", "-t", "runledger-postgres-XXXXXX"])
+            .args(["-d", "-p"])
+            .arg(parent)
+            .arg("runledger-postgres-XXXXXX")
             .output()
             .expect("mktemp runs");
         let folder = PathBuf::from(String::from_utf8_lossy(&folder.stdout).trim());
@@ -82,8 +91,8 @@ impl Cluster {
             .args(["-U", USER, "-A", "trust", "--no-sync", "-D"])
             .arg(data(&folder)));
         let port = free_port();
-        let keeper = start(&folder, port);
-        Cluster { folder, port, keeper }
+        let keeper = start(&folder, port, settings);
+        Cluster { folder, port, settings: settings.to_owned(), keeper }
     }
 
     /// The address of its server.
@@ -101,9 +110,11 @@ impl Cluster {
         drop(pipe);
     }
 
-    /// Starts a stopped server with the data that it had.
+    /// Starts a server that was stopped, or has ended by itself, with the data that it had.
     pub(crate) fn go_on(&mut self) {
-        self.keeper = start(&self.folder, self.port);
+        if self.keeper.try_wait().expect("it is our child").is_some() {
+            self.keeper = start(&self.folder, self.port, &self.settings);
+        }
     }
 }
 
@@ -122,13 +133,13 @@ fn data(folder: &Path) -> PathBuf {
 
 /// Starts the server below a shell that stops it, and removes its files, when its standard input
 /// ends: also when this process is killed, or its whole group is.
-fn start(folder: &Path, port: u16) -> Child {
+fn start(folder: &Path, port: u16, settings: &str) -> Child {
     let script = r#"
-        postgres=$1 folder=$2 port=$3; shift 3
+        postgres=$1 folder=$2 port=$3 settings=$4; shift 4
         exec 3<&0
         "$@" "$postgres" -D "$folder/data" -k "$folder" -p "$port" \
             -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=1000 \
-            -c shared_buffers=64MB -c log_min_messages=fatal >>"$folder/log" 2>&1 </dev/null 3<&- &
+            -c shared_buffers=64MB -c log_min_messages=fatal $settings >>"$folder/log" 2>&1 </dev/null 3<&- &
         server=$!
         ( trap '' INT TERM HUP
           while read -r _; do :; done
@@ -143,6 +154,7 @@ fn start(folder: &Path, port: u16) -> Child {
         .arg(binary("postgres"))
         .arg(folder)
         .arg(port.to_string())
+        .arg(settings)
         .args(as_user())
         .stdin(Stdio::piped())
         .spawn()

@@ -1,10 +1,13 @@
 //! Cancelling: whenever it comes, it is proved, and it comes once.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::client::{kinds, of};
+use crate::bulk;
+use crate::client::{kinds, of, spec};
+use crate::scale::scaled;
 use crate::service::{Service, Setup};
 use crate::stub::{Do, Gate, Stub, calculate, say};
+use crate::waiting::until;
 
 #[tokio::test]
 async fn a_queued_run_is_cancelled_without_a_slot_and_never_starts() {
@@ -117,64 +120,111 @@ async fn a_wait_for_a_retry_holds_no_slot_and_is_cancelled_at_once() {
     assert_eq!(stub.calls("busy").len(), 1);
 }
 
-/// reliability.md, rows 15 and 16.
+/// What is wrong with a run that was cancelled or ended: another end, or a start behind the cancel.
+fn violations(log: &[Value], status: u16, seen: u64) -> Vec<String> {
+    let mut found = Vec::new();
+    let ends = log.iter().filter(|event| {
+        event["result"].is_object() && event["type"].as_str().unwrap().starts_with("run.")
+    });
+    let ends = ends.count();
+    if ends != 1 || !log.last().is_some_and(|last| last["result"].is_object()) {
+        found.push(format!("{ends} terminal events, the last is {:?}", kinds(log).last()));
+    }
+    if status == 202 {
+        if kinds(log).last() != Some(&"run.cancelled") {
+            found.push("a 202 was not kept".to_owned());
+        }
+        let starts = log.iter().filter(|event| {
+            let kind = event["type"].as_str().unwrap();
+            event["seq"].as_u64().unwrap() > seen
+                && ["turn.started", "tool.started"].contains(&kind)
+        });
+        found.extend(starts.map(|start| format!("a start after the 202: {start}")));
+    }
+    if of(log, "tool_result").len() != of(log, "tool_call").len() {
+        found.push("a call is not closed".to_owned());
+    }
+    found
+}
+
+/// reliability.md, row 15.
 #[tokio::test]
 async fn racing_the_end_there_is_one_end_and_no_start_after_the_202() {
-    const RUNS: usize = 120;
+    const ROUND: usize = 125;
+    let rounds = scaled(1, 16);
     let stub = Stub::start().await;
-    let gate = Gate::new();
-    let opened = gate.clone();
+    let gates: Vec<Gate> = (0..rounds).map(|_| Gate::new()).collect();
+    let opened = gates.clone();
     stub.on("race", move |call| match call.turn {
-        1 => [vec![Do::Wait(opened.clone())], calculate(2)].concat(),
+        1 => {
+            let round: usize = call.input.split(' ').nth(1).unwrap().parse().unwrap();
+            [vec![Do::Wait(opened[round].clone())], calculate(2)].concat()
+        }
         2 => calculate(1),
         _ => say("Done."),
     });
     let service = Service::start(&stub).await;
     let http = &service.client;
-    let mut ids = Vec::new();
-    for n in 0..RUNS {
-        ids.push(http.run("openai/race", &format!("race {n}")).await);
-    }
-    stub.called("race", RUNS).await;
-    gate.open();
-    let cancels = ids.iter().enumerate().map(|(n, id)| async move {
-        for _ in 0..n % 7 {
-            http.get("/healthz").await;
-        }
-        let answer = http.delete(&format!("/runs/{id}")).await;
-        let run = answer.json();
-        (answer.status, run["last_seq"].as_u64().unwrap(), run["status"].clone())
-    });
-    let answers = futures_util::future::join_all(cancels).await;
-    let (mut fired, mut late) = (0, 0);
-    for (id, (status, seen, _)) in ids.iter().zip(&answers) {
-        let run = http.ended(id).await;
-        let log = http.log(id).await;
-        let ends = log.iter().filter(|event| {
-            event["result"].is_object() && event["type"].as_str().unwrap().starts_with("run.")
+    let (mut fired, mut late, mut found, mut ended) = (0, 0, Vec::new(), Vec::new());
+    for (round, gate) in gates.iter().enumerate() {
+        let bodies: Vec<Value> =
+            (0..ROUND).map(|n| spec("openai/race", &format!("race {round} {n}"))).collect();
+        let ids = bulk::create(http, &bodies).await;
+        stub.called("race", ROUND).await;
+        gate.open();
+        let stub = &stub;
+        let cancels = ids.iter().enumerate().map(|(n, id)| async move {
+            // Some before their last turn, some in it, some behind it.
+            let (input, turn) = (format!("race {round} {n}"), 1 + n % 3);
+            let asked = || async { stub.counts(&input).contains_key(&turn).then_some(()) };
+            until("the model's call", asked).await;
+            for _ in 0..(n + round) % 7 {
+                http.get("/healthz").await;
+            }
+            let answer = http.delete(&format!("/runs/{id}")).await;
+            (answer.status, answer.json()["last_seq"].as_u64().unwrap())
         });
-        assert_eq!(ends.count(), 1, "one terminal event");
-        match status {
-            202 => {
-                fired += 1;
-                assert_eq!(run["status"], "CANCELLED", "a 202 is kept");
-                let starts = log.iter().filter(|event| {
-                    event["seq"].as_u64().unwrap() > *seen
-                        && ["turn.started", "tool.started"]
-                            .contains(&event["type"].as_str().unwrap())
-                });
-                assert_eq!(starts.count(), 0, "a start after the 202: {log:?}");
+        let answers = futures_util::future::join_all(cancels).await;
+        for (id, (status, seen)) in ids.iter().zip(answers) {
+            let run = bulk::ended(http, id).await;
+            found.extend(violations(&bulk::log(http, id).await, status, seen));
+            match status {
+                202 => fired += 1,
+                200 => late += 1,
+                other => panic!("{other}"),
             }
-            200 => {
-                late += 1;
-                assert!(crate::client::is_terminal(&run));
-            }
-            other => panic!("{other}"),
+            ended.push((id.clone(), run));
         }
-        let calls = of(&log, "tool_call").len();
-        assert_eq!(of(&log, "tool_result").len(), calls, "every call is closed");
-        assert_eq!(http.get(&format!("/runs/{id}")).await.expect(200)["status"], run["status"]);
+        stub.forget();
     }
-    println!("row=15,16 faults_fired={fired} ops_ok={} value=0", fired + late);
-    assert!(fired >= RUNS / 4, "too few cancels came in time: {fired}");
+    for (id, run) in &ended {
+        if bulk::get(http, &format!("/runs/{id}")).await != *run {
+            found.push(format!("run {id} changed after its end"));
+        }
+    }
+    println!(
+        "row=15 faults_fired={fired} ops_ok={} late={late} value={}",
+        ended.len(),
+        found.len()
+    );
+    assert_eq!(found, Vec::<String>::new());
+    let runs = rounds * ROUND;
+    assert!(fired >= runs / 4 && ended.len() == runs, "too few came in time: {fired} of {runs}");
+}
+
+/// The control: a run with two ends, and one that went on behind its cancel.
+#[tokio::test]
+async fn a_second_end_and_a_start_behind_a_cancel_are_found() {
+    let stub = Stub::start().await;
+    stub.on("two", |call| if call.turn == 1 { calculate(1) } else { say("Done.") });
+    let service = Service::start(&stub).await;
+    let id = service.client.run("openai/two", "x").await;
+    service.client.ended(&id).await;
+    let mut log = service.client.log(&id).await;
+    assert_eq!(violations(&log, 200, 0), Vec::<String>::new());
+    let went_on = violations(&log, 202, 2);
+    log.push(log.last().unwrap().clone());
+    let twice = violations(&log, 200, 0);
+    println!("row=15 control=true faults_fired=2 value={}", went_on.len() + twice.len());
+    assert!(!twice.is_empty() && went_on.len() >= 3, "{twice:?} {went_on:?}");
 }

@@ -129,6 +129,19 @@ impl Client {
         answer
     }
 
+    /// An answer, where the service is there to give one.
+    pub async fn attempt(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> Option<Answer> {
+        let response = self.sending(method, path, body, headers).send().await.ok()?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Some(Answer { status, headers, text: response.text().await.ok()? })
+    }
+
     /// Creates a run; gives its id.
     pub async fn run(&self, model: &str, input: &str) -> String {
         self.create(&spec(model, input)).await

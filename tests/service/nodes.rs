@@ -5,8 +5,14 @@ mod api;
 mod cancel;
 mod deploys;
 mod faults;
+mod fence;
+mod late;
 mod outage;
+mod partition;
+mod poison;
+mod reconnects;
 mod share;
+mod storm;
 mod takeover;
 
 use std::sync::Arc;
@@ -23,8 +29,8 @@ const LEASE: &str = "1.5";
 /// A database, and how nodes on it are started.
 pub struct Nodes {
     pub stub: Stub,
-    url: String,
-    setup: Setup,
+    pub url: String,
+    pub setup: Setup,
 }
 
 impl Nodes {
@@ -38,9 +44,11 @@ impl Nodes {
         (Nodes::at(cluster.url()).await, cluster)
     }
 
-    async fn at(url: String) -> Nodes {
+    pub async fn at(url: String) -> Nodes {
         let stub = Stub::start().await;
         let setup = Setup::default()
+            // Below that, each start warns of a server that does not flush.
+            .env("RUNLEDGER_LOG", "error")
             .env("DATABASE_URL", &url)
             .env("RUNLEDGER_LEASE", LEASE)
             .env("OPENAI_BASE_URL", &stub.base_url);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{ConnectOptions, Connection};
 
 use crate::client::{kinds, of, spec};
@@ -174,36 +174,6 @@ async fn forget_behind(folder: &Path, seq: i64) {
     connection.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_run_that_kills_its_process_again_and_again_ends_and_spends_nobody_elses() {
-    let stub = Stub::start().await;
-    stub.on("hang", |_| vec![Do::Hang]);
-    stub.on("slow", |call| match call.attempt {
-        1 => vec![Do::Say("Wait".into()), Do::Hang],
-        _ => say("Done."),
-    });
-    let mut service = Service::start(&stub).await;
-    let poison = service.client.run("openai/hang", "poison").await;
-    let bystander = service.client.run("openai/slow", "bystander").await;
-    stub.called("hang", 1).await;
-    stub.called("slow", 1).await;
-    for crash in 1..=5 {
-        service = service.kill().await.start().await;
-        stub.called("hang", crash + 1).await;
-    }
-    service = service.kill().await.start().await;
-    let failed = service.client.ended(&poison).await;
-    assert_eq!(
-        (&failed["status"], &failed["stop_reason"]),
-        (&json!("FAILED"), &json!("crash_loop"))
-    );
-    assert_eq!(service.client.ended(&bystander).await["status"], "COMPLETED");
-    let log = service.client.log(&poison).await;
-    let crashes: Vec<&Value> = of(&log, "run.started").iter().map(|one| &one["crashes"]).collect();
-    assert_eq!(crashes, [0, 1, 2, 3, 4, 5, 6]);
-    assert_eq!(stub.counts("poison")[&1], 6, "after the sixth crash it is not tried again");
-}
-
 /// reliability.md, rows 18 and 35: acknowledged is kept, whatever dies right after.
 #[tokio::test]
 async fn what_was_acknowledged_survives_a_kill_at_once() {
@@ -234,24 +204,4 @@ async fn what_was_acknowledged_survives_a_kill_at_once() {
         assert_eq!(service.client.ended(id).await["status"], "COMPLETED");
     }
     println!("row=18,35 faults_fired={ROUNDS} ops_ok={} value=0", cancelled.len() + created.len());
-}
-
-#[tokio::test]
-async fn deploys_count_no_crash() {
-    let stub = Stub::start().await;
-    stub.on("long", |call| if call.attempt <= 8 { vec![Do::Hang] } else { say("Done.") });
-    let setup = Setup::default().env("RUNLEDGER_DRAIN", "2");
-    let mut service = Service::start_with(&stub, setup).await;
-    let run = service.client.run("openai/long", "deploys").await;
-    for deploy in 1..=8 {
-        stub.called("long", deploy).await;
-        let (status, stopped) = service.terminate().await;
-        assert!(status.success());
-        service = stopped.start().await;
-    }
-    let done = service.client.ended(&run).await;
-    assert_eq!(done["status"], "COMPLETED");
-    let log = service.client.log(&run).await;
-    assert!(of(&log, "run.started").iter().all(|one| one["crashes"] == 0));
-    assert!(of(&log, "turn.aborted").iter().all(|one| one["reason"] == "drain"));
 }

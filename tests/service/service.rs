@@ -101,6 +101,15 @@ impl Service {
     }
 
     pub async fn in_folder(data: Data, setup: Setup) -> Service {
+        let started = Service::try_in_folder(data, setup).await;
+        started.unwrap_or_else(|greeting| panic!("the service ended early: {greeting}"))
+    }
+
+    /// The same, where it may die before it serves.
+    ///
+    /// # Errors
+    /// What it had said by then.
+    pub async fn try_in_folder(data: Data, setup: Setup) -> Result<Service, String> {
         let mut command = command(data.path());
         command.args(&setup.args).stdout(Stdio::piped());
         if let Some(log) = &setup.log {
@@ -120,19 +129,26 @@ impl Service {
                 greeting.push_str(&line);
                 greeting.push('\n');
                 if line.starts_with("try ") {
-                    return;
+                    return true;
                 }
             }
-            panic!("the service ended early: {greeting}");
+            false
         };
-        within("the service's start", reading).await;
+        if !within("the service's start", reading).await {
+            return Err(greeting);
+        }
         let url = greeting
             .lines()
             .find_map(|line| line.strip_prefix("address  "))
             .expect("the address is said")
             .to_owned();
         let client = Client::new(&url, setup.key.as_deref());
-        Service { child, client, greeting, setup, data }
+        Ok(Service { child, client, greeting, setup, data })
+    }
+
+    /// Waits until the process ends, however it does.
+    pub async fn gone(&mut self) -> ExitStatus {
+        self.child.wait().await.unwrap()
     }
 
     pub fn folder(&self) -> PathBuf {
@@ -153,6 +169,12 @@ impl Service {
     pub async fn terminate(mut self) -> (ExitStatus, Stopped) {
         self.signal("TERM");
         let status = within("the end after SIGTERM", self.child.wait()).await.unwrap();
+        (status, Stopped { setup: self.setup, data: self.data })
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ends(mut self) -> (ExitStatus, Stopped) {
+        let status = within("the end of the service", self.child.wait()).await.unwrap();
         (status, Stopped { setup: self.setup, data: self.data })
     }
 

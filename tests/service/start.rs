@@ -6,6 +6,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::client::{Client, spec};
+use crate::nodes::Nodes;
 use crate::service::{Service, Setup, binary, command};
 use crate::stub::Stub;
 use crate::waiting::within;
@@ -115,6 +116,18 @@ async fn an_idle_service_stops_at_once_and_cleanly() {
     assert!(status.success());
     let service = stopped.start().await;
     assert_eq!(service.client.get("/readyz").await.status, 200);
+}
+
+/// The servers of the tests are such.
+#[tokio::test]
+async fn a_database_that_forgets_at_a_loss_of_power_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let mut nodes = Nodes::new().await.with("RUNLEDGER_LOG", "warn");
+    nodes.setup.log = Some(log.clone());
+    let _node = nodes.start().await;
+    let words = std::fs::read_to_string(log).unwrap();
+    assert!(words.contains("has fsync off"), "{words}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::chance::Chance;
 use crate::client::{Block, Client, spec};
 use crate::service::{Service, Setup};
 use crate::stub::{Call, Do, Gate, Stub, calculate, say};
@@ -33,19 +34,6 @@ async fn replay(http: &Client, run: &str) -> Vec<Block> {
     blocks
 }
 
-/// Numbers by chance, the same for the same seed (splitmix64).
-struct Chance(u64);
-
-impl Chance {
-    fn upto(&mut self, most: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % most as u64).unwrap()
-    }
-}
-
 const SAYINGS: [&str; 5] = ["ä", "👩‍👩‍👧", "line\nbreak\r\n", "\u{0}\"\\", "data: x\n\n"];
 
 const OVERLOADED: &str = "data: {\"error\":{\"message\":\"overloaded\",\"code\":503}}\n\n";
@@ -53,7 +41,7 @@ const OVERLOADED: &str = "data: {\"error\":{\"message\":\"overloaded\",\"code\":
 /// A script of the stub by chance: text, reasoning, tools, failures, for up to five turns.
 fn by_chance(seed: u64) -> impl Fn(&Call) -> Vec<Do> + Send + Sync {
     move |call| {
-        let mut chance = Chance(seed * 1000 + (call.turn * 10 + call.attempt) as u64);
+        let mut chance = Chance::new(seed * 1000 + (call.turn * 10 + call.attempt) as u64);
         let mut steps = Vec::new();
         for _ in 0..chance.upto(5) {
             steps.push(match chance.upto(4) {

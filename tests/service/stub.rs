@@ -249,7 +249,7 @@ fn complete(
         .unwrap()
 }
 
-fn understood(request: Value, headers: HeaderMap) -> Call {
+pub fn understood(request: Value, headers: HeaderMap) -> Call {
     let messages = request["messages"].as_array().unwrap();
     let is_asking = |one: &Value| one["role"] == "user" && !messages::is_result(one);
     let asked = messages.iter().rposition(is_asking).unwrap();

@@ -4,68 +4,109 @@
 use serde_json::{Value, json};
 
 use crate::client::of;
+use crate::effects::{self, Effects};
+use crate::scale::scaled;
 use crate::service::{Service, Setup};
 use crate::stub::{Do, Stub, say};
 use crate::tool_stub::{Reply, ToolStub, text};
 use crate::tools::{body, calls};
 
+/// Runs that are hit by one kill.
+fn runs_at_once() -> usize {
+    scaled(6, 50)
+}
+
+/// What is wrong with a run whose process was killed when one call had its answer and three had none.
+fn wrongs(run: &Value, log: &[Value], once: &Effects, answered: &Effects) -> Vec<String> {
+    let mut found = Vec::new();
+    let results = of(log, "tool_result");
+    let of_tool = |name: &str| -> Vec<&Value> {
+        results.iter().filter(|one| one["tool_name"] == name).copied().collect()
+    };
+    for (name, outcome, result) in [
+        ("read", "ok", Some("again")),
+        ("idempotent", "ok", Some("again")),
+        ("answered", "ok", Some("first")),
+        ("once", "unknown", None),
+    ] {
+        let is_so = match *of_tool(name) {
+            [one] => one["outcome"] == outcome && result.is_none_or(|words| one["result"] == words),
+            ref _none_or_more => false,
+        };
+        if !is_so {
+            found.push(format!("{name}: {:?}", of_tool(name)));
+        }
+    }
+    let mut unknown = 0;
+    found.extend(once.lies(log, "once", &mut unknown));
+    found.extend(answered.lies(log, "answered", &mut unknown));
+    if run["status"] != "COMPLETED" || unknown != 1 {
+        found.push(format!("{unknown} unknown, {run}"));
+    }
+    found
+}
+
+/// reliability.md, row 34, and rows 4 and 5 on the embedded store.
 #[tokio::test]
 async fn killed_in_the_middle_of_a_call_each_tool_is_treated_by_its_effect() {
-    const ROUNDS: usize = 6;
+    let (kills, at_once) = (scaled(2, 10), runs_at_once());
     let (stub, tools) = (Stub::start().await, ToolStub::start().await);
     let names = ["read", "idempotent", "once", "answered"];
-    calls(&stub, "crash", &names.map(|name| (name, json!({}))));
+    stub.on("crash", move |call| match call.turn {
+        1 => {
+            let calls = names.iter().map(|name| effects::call(call, name, 1));
+            calls.chain([Do::Finish("tool_calls")]).collect()
+        }
+        _ => say("Done."),
+    });
     for path in ["/read", "/idempotent", "/once"] {
         tools.on(path, |call| if call.attempt == 1 { Reply::Hang } else { text("again") });
     }
     tools.on("/answered", |_| text("first"));
     let mut service = Service::start(&stub).await;
-    let (mut unknown, mut again) = (0, 0);
-    for round in 1..=ROUNDS {
-        let fields = |name: &'static str| match name {
-            "answered" => (name, json!({"effect": "once"})),
-            name => (name, json!({"effect": name})),
-        };
-        let id = service.client.create(&body("crash", &tools, &names.map(fields))).await;
-        for path in ["/read", "/idempotent", "/once"] {
-            tools.called(path, 2 * round - 1 - usize::from(path == "/once") * (round - 1)).await;
+    let mut found = Vec::new();
+    for kill in 1..=kills {
+        let creates = (0..at_once).map(|n| {
+            let fields = names.map(|name| {
+                let effect = if name == "answered" { "once" } else { name };
+                (name, json!({"effect": effect}))
+            });
+            let mut spec = body("crash", &tools, &fields);
+            spec["input"] = json!(format!("kill {kill}, run {n}"));
+            let http = service.client.clone();
+            async move { http.create(&spec).await }
+        });
+        let ids = futures_util::future::join_all(creates).await;
+        tools.called("/read", (2 * kill - 1) * at_once).await;
+        tools.called("/idempotent", (2 * kill - 1) * at_once).await;
+        tools.called("/once", kill * at_once).await;
+        for id in &ids {
+            service.client.event(id, "tool_result").await;
         }
-        service.client.event(&id, "tool_result").await;
         service = service.kill().await.start().await;
-        let run = service.client.ended(&id).await;
-        assert_eq!(run["status"], "COMPLETED", "{run}");
-        let log = service.client.log(&id).await;
-        let results = of(&log, "tool_result");
-        assert_eq!(results.len(), 4, "{results:?}");
-        let result = |name: &str| *results.iter().find(|one| one["tool_name"] == name).unwrap();
-        for name in ["read", "idempotent"] {
-            assert_eq!(
-                (&result(name)["result"], &result(name)["try"]),
-                (&json!("again"), &json!(2))
-            );
-            again += 1;
+        let mut ended = Vec::new();
+        for id in &ids {
+            ended.push((service.client.ended(id).await, service.client.log(id).await));
         }
-        assert_eq!(result("answered")["result"], "first");
-        let once = result("once");
-        assert_eq!((&once["outcome"], &once["is_error"]), (&json!("unknown"), &json!(true)));
-        let words = once["result"].as_str().unwrap();
-        assert!(words.contains("may or may not have taken effect"), "{words}");
-        let sent = stub.calls("crash").last().unwrap().request["messages"].to_string();
-        assert!(sent.contains("may or may not have taken effect"), "the model is told: {sent}");
-        unknown += 1;
+        let (once, answered) = (Effects::of(&tools, "/once"), Effects::of(&tools, "/answered"));
+        found.extend(ended.iter().flat_map(|(run, log)| wrongs(run, log, &once, &answered)));
     }
-    let repeated: usize = ["/once", "/answered"]
-        .iter()
-        .flat_map(|path| tools.counts(path).into_values())
-        .filter(|times| *times > 1)
-        .count();
-    let keys = |path: &str| tools.counts(path).into_values().collect::<Vec<usize>>();
-    println!("row=4,34 faults_fired={ROUNDS} ops_ok={unknown} value={repeated}");
-    assert_eq!((repeated, keys("/once").len()), (0, ROUNDS));
-    for path in ["/read", "/idempotent"] {
-        assert_eq!(keys(path), [2; ROUNDS], "each key came twice, before and after the crash");
-    }
-    println!("row=5 faults_fired={ROUNDS} ops_ok={again} value=0");
+    let rounds = kills * at_once;
+    let effects = names.map(|name| Effects::of(&tools, &format!("/{name}")));
+    let [read, idempotent, once, answered] = &effects;
+    let repeated = once.repeated() + answered.repeated();
+    let other_keys = idempotent.with_other_keys(|call| call.key.clone());
+    println!("row=34 faults_fired={rounds} ops_ok={rounds} value={} kills={kills}", found.len());
+    println!("row=34 control=true faults_fired={rounds} value={}", read.repeated());
+    println!("row=4 faults_fired={rounds} ops_ok={} value={repeated}", once.len());
+    println!("row=5 faults_fired={rounds} ops_ok={} value={other_keys}", idempotent.repeated());
+    assert_eq!(found, Vec::<String>::new());
+    assert_eq!((repeated, other_keys), (0, 0));
+    // Each was hit, and those that may be called again were: the control of the count.
+    assert_eq!(effects.each_ref().map(Effects::len), [rounds; 4]);
+    assert_eq!([read.repeated(), idempotent.repeated()], [rounds; 2]);
+    let sent = stub.calls("crash").last().unwrap().request["messages"].to_string();
+    assert!(sent.contains("may or may not have taken effect"), "the model is told: {sent}");
 }
 
 /// The control: a tool that says of itself that it may be called again, and is counted as if it might

@@ -113,6 +113,20 @@ impl Bench {
         PgConnection::connect(url).await.expect("it connects")
     }
 
+    /// Changes words of a function of the database: for controls. How often they were there.
+    pub(crate) async fn change(&self, function: &str, words: &str, by: &str) -> usize {
+        let mut session = self.session().await;
+        let body: String = sqlx::query_scalar("select pg_get_functiondef($1::regproc)")
+            .bind(function)
+            .fetch_one(&mut session)
+            .await
+            .expect("there is such a function");
+        let changed = sqlx::AssertSqlSafe(body.replace(words, by));
+        sqlx::raw_sql(changed).execute(&mut session).await.expect("it is a function still");
+        session.close().await.expect("it is closed");
+        body.matches(words).count()
+    }
+
     /// A new node. Where only one can live, those before it die.
     pub(crate) async fn node(&self) -> Node {
         let (id, _rescued) = self.store.register("bench").await.expect("it registers");

@@ -8,6 +8,7 @@ mod claim;
 mod create;
 mod edge;
 mod erase;
+mod flush;
 mod inbox;
 mod kill_loop;
 mod lanes;
@@ -21,6 +22,9 @@ mod postgres_server;
 mod proxy;
 mod read;
 mod restart;
+#[path = "../scale.rs"]
+#[expect(unreachable_pub, reason = "nothing imports a test binary")]
+mod scale;
 mod sessions;
 
 /// Makes a test of every case for every store.

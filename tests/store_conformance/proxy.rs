@@ -1,13 +1,16 @@
 //! What may stand between a node and its database: it holds, cuts and delays what goes through.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+/// Within so many bytes a client has said who it is.
+const GREETING: usize = 512;
 
 /// A way to a server that can be disturbed. It ends when it is dropped.
 pub(crate) struct Proxy {
@@ -22,8 +25,19 @@ struct Disturbed {
     connections: AtomicU64,
     /// Of connections below this nothing comes through, either way.
     held_below: watch::Sender<u64>,
-    /// The next answer is lost, and its connection with it.
-    is_next_answer_lost: AtomicBool,
+    /// The next answer on a connection whose client has said this at its start is lost, and the connection
+    /// with it.
+    lost: Mutex<Option<&'static str>>,
+}
+
+impl Disturbed {
+    fn loses(&self, greeting: &[u8]) -> bool {
+        let mut lost = self.lost.lock().expect("nothing panics while it is held");
+        let has = |name: &str| {
+            name.is_empty() || greeting.windows(name.len()).any(|part| part == name.as_bytes())
+        };
+        lost.take_if(|name| has(name)).is_some()
+    }
 }
 
 impl Proxy {
@@ -36,7 +50,7 @@ impl Proxy {
         let disturbed = Arc::new(Disturbed {
             connections: AtomicU64::new(0),
             held_below: watch::channel(0).0,
-            is_next_answer_lost: AtomicBool::new(false),
+            lost: Mutex::new(None),
         });
         let url = url.replace(&server, &here);
         let mut tasks = JoinSet::new();
@@ -51,8 +65,11 @@ impl Proxy {
                 server.set_nodelay(true).expect("it is a socket");
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                pumps.spawn(pump(from_client, to_server, number, Arc::clone(&shared), false));
-                pumps.spawn(pump(from_server, to_client, number, Arc::clone(&shared), true));
+                let greeting = Arc::new(Mutex::new(Vec::new()));
+                let there = (number, Arc::clone(&greeting), false);
+                let back = (number, greeting, true);
+                pumps.spawn(pump(from_client, to_server, there, Arc::clone(&shared)));
+                pumps.spawn(pump(from_server, to_client, back, Arc::clone(&shared)));
             }
         });
         Proxy { url, disturbed, _tasks: tasks }
@@ -63,27 +80,32 @@ impl Proxy {
         self.disturbed.held_below.send_replace(self.disturbed.connections.load(Ordering::SeqCst));
     }
 
+    /// From now on nothing comes through at all, also on connections that are made later.
+    pub(crate) fn part(&self) {
+        self.disturbed.held_below.send_replace(u64::MAX);
+    }
+
     /// What was held comes through after all.
     pub(crate) fn release(&self) {
         self.disturbed.held_below.send_replace(0);
     }
 
-    pub(crate) fn lose_next_answer(&self) {
-        self.disturbed.is_next_answer_lost.store(true, Ordering::SeqCst);
+    /// The next answer to whoever said this first of all is lost: to anybody, where it is empty.
+    pub(crate) fn lose_next_answer(&self, of: &'static str) {
+        *self.disturbed.lost.lock().expect("nothing panics while it is held") = Some(of);
     }
 
     /// Whether the answer that was to be lost came by; if not, it is no longer waited for.
     pub(crate) fn has_lost_it(&self) -> bool {
-        !self.disturbed.is_next_answer_lost.swap(false, Ordering::SeqCst)
+        self.disturbed.lost.lock().expect("nothing panics while it is held").take().is_none()
     }
 }
 
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    number: u64,
+    (number, greeting, are_answers): (u64, Arc<Mutex<Vec<u8>>>, bool),
     disturbed: Arc<Disturbed>,
-    are_answers: bool,
 ) {
     let mut held_below = disturbed.held_below.subscribe();
     let mut buffer = vec![0; 65_536];
@@ -92,8 +114,14 @@ async fn pump(
         if held_below.wait_for(|below| number >= *below).await.is_err() || length == 0 {
             return;
         }
-        if are_answers && disturbed.is_next_answer_lost.swap(false, Ordering::SeqCst) {
-            return;
+        {
+            let mut greeting = greeting.lock().expect("nothing panics while it is held");
+            if !are_answers && greeting.len() < GREETING {
+                greeting.extend(&buffer[..length]);
+            }
+            if are_answers && disturbed.loses(&greeting) {
+                return;
+            }
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;

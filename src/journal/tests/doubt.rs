@@ -6,13 +6,17 @@ use tokio::task::JoinSet;
 
 use super::DEADLINE;
 use super::bench::{Bench, ended, joined, note, start, text, updated, words};
+use super::scale::scaled;
 use crate::journal::{Effects, Pen, Refused};
 use crate::run::{Event, RunId, Status};
 use crate::store::sqlite::faults::Faults;
 
 /// How many runs append at once, and how often each.
 const RUNS: usize = 6;
-const ROUNDS: usize = 12;
+
+fn rounds() -> usize {
+    scaled(12, 180)
+}
 
 /// What a driver believes when it stops.
 struct Believed {
@@ -28,7 +32,7 @@ struct Believed {
 /// Drives a run; where it has the store's faults in its hand, something goes wrong in every round.
 async fn drive(run: RunId, mut pen: Pen, faults: Option<Faults>) -> Believed {
     let mut believed = Believed { run, told: Vec::new(), given: Vec::new(), ok: 0, refused: 0 };
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         let item = u32::try_from(round).expect("there are few rounds");
         match (&faults, round % 3) {
             (Some(faults), 0) => faults.lose_answers(1),
@@ -91,15 +95,16 @@ async fn through_faults(is_protected: bool) -> (u32, usize, usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_answers_lose_nothing_and_double_nothing() {
     let (faults_fired, ops_ok, value) = through_faults(true).await;
-    println!("row=9 faults_fired={faults_fired} ops_ok={ops_ok} value={value}");
-    assert!(faults_fired >= 10, "too few faults to prove anything");
-    assert_eq!((ops_ok, value), (RUNS * ROUNDS, 0));
+    println!("row=9 store=sqlite faults_fired={faults_fired} ops_ok={ops_ok} value={value}");
+    let enough = u32::try_from(scaled(10, 200)).expect("it is small");
+    assert!(faults_fired >= enough, "too few faults to prove anything");
+    assert_eq!((ops_ok, value), (RUNS * rounds(), 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_numbers_of_batches_lost_answers_are_found_out() {
     let (faults_fired, ops_ok, value) = through_faults(false).await;
-    println!("row=9_control faults_fired={faults_fired} ops_ok={ops_ok} value={value}");
+    println!("row=9 control=true faults_fired={faults_fired} ops_ok={ops_ok} value={value}");
     assert!(faults_fired >= 1);
     assert!(value > 0, "the test would not notice a violation");
 }

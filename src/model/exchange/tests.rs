@@ -287,6 +287,23 @@ async fn rules_16_and_18_a_refusal_is_told_with_its_words_and_its_wait() {
 }
 
 #[tokio::test]
+async fn a_request_that_may_have_been_read_counts_and_one_that_found_nobody_does_not() {
+    for dialect in BOTH {
+        let server = Server::start(dialect, Patience::default()).await;
+        for answer in ["", "HTTP/1.1 200 OK\r\ncontent-ty"] {
+            let failure = failed(server.answered(answer).await);
+            let got = (failure.reason, failure.remedy, failure.has_begun);
+            assert_eq!(got, (AbortReason::Connection, Remedy::Retry, true), "{failure:?}");
+        }
+        let model = server.model();
+        drop(server);
+        let (sender, _deltas) = mpsc::channel(64);
+        let failure = model.call(&request(), sender).await.expect_err("nobody is there");
+        assert_eq!((failure.reason, failure.has_begun), (AbortReason::Connection, false));
+    }
+}
+
+#[tokio::test]
 async fn rules_20_and_22_path_and_keys_are_those_of_the_dialect() {
     for dialect in BOTH {
         let server = Server::start(dialect, Patience::default()).await;

@@ -27,8 +27,8 @@ const SERVER_FIRST: Duration = Duration::from_millis(500);
 /// been started anew.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How long a connection may take to say that it is there, or goodbye.
-const WORD: Duration = Duration::from_secs(1);
+/// How long a connection may take to say that it is there, or goodbye: a new one is soon made.
+const WORD: Duration = Duration::from_millis(500);
 
 /// Some connections for one purpose.
 #[derive(Clone, Debug)]

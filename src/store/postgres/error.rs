@@ -51,6 +51,12 @@ fn of_the_database(error: &dyn DatabaseError, text: String) -> StoreError {
     }
 }
 
+/// Whether a statement was refused because its node is dead.
+pub(super) fn is_fenced(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.is_some_and(|code| code == FENCED)
+}
+
 /// Whether a statement only met others on its way, and can be sent again at once.
 pub(super) fn is_contended(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);

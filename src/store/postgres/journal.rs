@@ -6,6 +6,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::query::QueryAs;
 use uuid::Uuid;
 
+use super::error::is_fenced;
 use super::{Postgres, as_i64, unreadable};
 use crate::run::Seq;
 use crate::store::{Append, Appended, BatchNumber, NodeId, Shown, StoreError, StoredEvent};
@@ -59,8 +60,12 @@ impl Postgres {
                     if has_news {
                         query = shown(query, &batch);
                     }
-                    let (letters,) = query.fetch_one(connection).await?;
-                    Ok(letters)
+                    // Counted here, where the database said it: the node that wakes from a freeze
+                    // finds out by itself as well, and may not wait for this answer.
+                    let answered = query.fetch_one(connection).await;
+                    metrics::counter!("runledger_appends_fenced_total")
+                        .increment(fenced(&answered));
+                    answered.map(|(letters,)| letters)
                 })
             })
             .await?;
@@ -68,6 +73,15 @@ impl Postgres {
             return Err(StoreError::Data("two batches have one number".to_owned()));
         }
         letters.chars().map(appended).collect()
+    }
+}
+
+/// How much of a batch was refused because it was not, or no longer, the node's to write: all of it
+/// counts as one.
+fn fenced(answered: &Result<(String,), sqlx::Error>) -> u64 {
+    match answered {
+        Ok((letters,)) => u64::from(letters.contains('n')),
+        Err(error) => u64::from(is_fenced(error)),
     }
 }
 

@@ -155,11 +155,30 @@ async fn prepare(address: &PgConnectOptions, place: &str) -> anyhow::Result<()> 
     if version < VERSION_MIN {
         bail!("{place} is PostgreSQL {name}: 14 is the oldest that will do");
     }
+    warn_of_loss(&mut connection, place).await?;
     let prepared = bring_up_to_date(&mut connection, place).await;
     if let Err(error) = connection.close().await {
         tracing::debug!(error = %error, "a connection could not be closed");
     }
     prepared
+}
+
+/// Says so where the server acknowledges what a loss of power takes back. It is the operator's to turn
+/// on: no session can.
+async fn warn_of_loss(connection: &mut PgConnection, place: &str) -> anyhow::Result<()> {
+    let (off,): (Option<String>,) = sqlx::query_as(
+        "select string_agg(name, ' and ' order by name) from pg_settings
+          where name in ('fsync', 'full_page_writes') and setting = 'off'",
+    )
+    .fetch_one(connection)
+    .await
+    .with_context(|| format!("can't ask {place} for its settings"))?;
+    if let Some(off) = off {
+        tracing::warn!(
+            "PostgreSQL at {place} has {off} off: what it acknowledges, a loss of power may take back"
+        );
+    }
+    Ok(())
 }
 
 async fn bring_up_to_date(connection: &mut PgConnection, place: &str) -> anyhow::Result<()> {

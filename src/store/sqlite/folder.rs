@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -80,6 +80,31 @@ pub(super) fn sync(folder: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes what the write-ahead log has once more, byte for byte, and brings it to disk.
+///
+/// Where a flush had failed, the last process said that its transaction was not committed; but the
+/// system may have kept what was to be flushed in its memory and taken it for flushed. SQLite would
+/// now read it as committed, and go on behind it: were the power cut, it and all behind it would be
+/// gone. What is written anew is flushed anew.
+pub(super) fn write_again(wal: &Path) -> anyhow::Result<()> {
+    let write = || -> std::io::Result<()> {
+        let file = match File::options().read(true).write(true).open(wal) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        let (mut piece, mut at) = (vec![0; 1024 * 1024], 0);
+        loop {
+            let length = file.read_at(&mut piece, at)?;
+            if length == 0 {
+                return file.sync_data();
+            }
+            file.write_all_at(&piece[..length], at)?;
+            at += length as u64;
+        }
+    };
+    write().with_context(|| format!("can't bring {} to disk", wal.display()))
 }
 
 /// The write-ahead log of a database.

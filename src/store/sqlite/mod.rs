@@ -34,7 +34,7 @@ use tokio::sync::Mutex;
 
 use super::StoreError;
 use crate::run::RunId;
-use writer::Writer;
+use writer::{Trouble, Writer};
 
 /// How many connections read. Reads are short; more would only wait for the two cores of a small
 /// machine.
@@ -59,6 +59,7 @@ pub struct Sqlite {
     /// For clients.
     readers: SqlitePool,
     drivers: SqlitePool,
+    trouble: Trouble,
     /// SQLite lets two processes in; this lock doesn't. Held until the store is closed.
     lock: Arc<File>,
     #[cfg(test)]
@@ -76,6 +77,7 @@ impl Sqlite {
         let lock = folder::lock(folder)?;
         let path = folder.join("runledger.db");
         folder::make_private(&path)?;
+        folder::write_again(&folder::wal(&path))?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -83,7 +85,9 @@ impl Sqlite {
             .foreign_keys(true)
             .busy_timeout(BUSY)
             .statement_cache_capacity(64);
-        let mut writer = Writer::new(options.clone(), folder::wal(&path), wal_bytes_max);
+        let trouble = Trouble::default();
+        let wal = folder::wal(&path);
+        let mut writer = Writer::new(options.clone(), wal, wal_bytes_max, trouble.clone());
         writer.prepare(&path).await?;
         folder::sync(folder)?;
         let options = options.read_only(true);
@@ -108,6 +112,7 @@ impl Sqlite {
             writer: Arc::new(Mutex::new(writer)),
             readers,
             drivers,
+            trouble,
             lock: Arc::new(lock),
             #[cfg(test)]
             faults,
@@ -116,6 +121,10 @@ impl Sqlite {
 
     pub(super) fn describe(&self) -> String {
         format!("SQLite, {} (one node)", self.path.display())
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.reason()
     }
 
     /// What goes wrong in this store, for the tests of those who must live with it.

@@ -103,8 +103,14 @@ impl Sqlite {
         .await
     }
 
-    /// What the node owns. It is alone, and needs no lease.
+    /// What the node owns. It is alone, and needs no lease. Where the last write failed, this finds
+    /// out whether one goes through by now: nobody else may be writing.
     pub(in crate::store) async fn heartbeat(&self, node: NodeId) -> Result<Beat, StoreError> {
+        if self.trouble.reason().is_some()
+            && let Err(error) = self.try_to_write().await
+        {
+            tracing::warn!(error = %error, "nothing can be written yet");
+        }
         let rows: Vec<(Option<Vec<u8>>, Option<bool>)> = sqlx::query_as(
             "select runs.id, runs.inbox_n > runs.inbox_read
                from nodes left join runs on runs.node_id = nodes.node_id

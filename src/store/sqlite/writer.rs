@@ -1,6 +1,7 @@
 //! The one connection that writes: its schema, its transactions, its write-ahead log.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -31,12 +32,34 @@ pub(super) struct Writer {
     cut_at: u64,
     /// When it was last tried in vain.
     cut_failed: Option<Instant>,
+    trouble: Trouble,
     #[cfg(test)]
     pub(super) faults: super::faults::Faults,
 }
 
+/// Why nothing can be written at the moment: the disk is full, say. None since a write has gone through.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trouble {
+    reason: Arc<Mutex<Option<String>>>,
+}
+
+impl Trouble {
+    pub(super) fn reason(&self) -> Option<String> {
+        self.reason.lock().expect("nothing panics while it is held").clone()
+    }
+
+    fn note(&self, reason: Option<String>) {
+        *self.reason.lock().expect("nothing panics while it is held") = reason;
+    }
+}
+
 impl Writer {
-    pub(super) fn new(options: SqliteConnectOptions, wal: PathBuf, wal_bytes_max: u64) -> Writer {
+    pub(super) fn new(
+        options: SqliteConnectOptions,
+        wal: PathBuf,
+        wal_bytes_max: u64,
+        trouble: Trouble,
+    ) -> Writer {
         Writer {
             options,
             connection: None,
@@ -45,6 +68,7 @@ impl Writer {
             wal_bytes_max,
             cut_at: wal_bytes_max,
             cut_failed: None,
+            trouble,
             #[cfg(test)]
             faults: super::faults::Faults::default(),
         }
@@ -84,10 +108,25 @@ impl Writer {
         Ok(())
     }
 
-    /// Runs one transaction. A connection on which something went wrong is closed, because what
+    /// Runs one transaction, and notes whether writing works.
+    pub(super) async fn transact<T, F>(&mut self, work: F) -> Result<T, StoreError>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+    {
+        let done = self.attempt(work).await;
+        match &done {
+            Ok(_) => self.trouble.note(None),
+            Err(StoreError::Unavailable(reason)) => self.trouble.note(Some(reason.clone())),
+            // Of what was to be written, or for good.
+            Err(StoreError::Data(_) | StoreError::Fenced | StoreError::Corrupt(_)) => {}
+        }
+        done
+    }
+
+    /// A connection on which something went wrong is closed, because what
     /// SQLite has rolled back by itself and what the driver counts as open no longer agree; closing
     /// it also ends whatever it may still have held.
-    pub(super) async fn transact<T, F>(&mut self, work: F) -> Result<T, StoreError>
+    async fn attempt<T, F>(&mut self, work: F) -> Result<T, StoreError>
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
     {

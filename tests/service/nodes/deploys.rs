@@ -1,15 +1,18 @@
 //! All nodes are replaced one after the other, under load and with open streams.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Nodes;
-use crate::client::{is_terminal, of};
+use crate::client::of;
 use crate::door::Door;
 use crate::recovery::violations;
+use crate::scale::scaled;
 use crate::service::Service;
 use crate::stub::{Call, Do, calculate};
+use crate::waiting::within;
 
-const RUNS: usize = 24;
+/// Runs that begin with each deploy.
+const RUNS: usize = 8;
 const TURNS: usize = 10;
 
 fn turns(call: &Call) -> Vec<Do> {
@@ -21,8 +24,8 @@ fn turns(call: &Call) -> Vec<Do> {
 }
 
 /// Reads a run's stream to its end over as many connections as it takes, as `EventSource` does.
-async fn follow(door: &Door, run: String) -> (Vec<String>, usize) {
-    let client = crate::client::Client::new(&door.url, None);
+async fn follow(door: String, run: String) -> (Vec<String>, usize) {
+    let client = crate::client::Client::new(&door, None);
     let (mut lines, mut last, mut cuts) = (Vec::new(), 0, 0);
     loop {
         let id = [("last-event-id", last.to_string())];
@@ -45,45 +48,94 @@ async fn follow(door: &Door, run: String) -> (Vec<String>, usize) {
     }
 }
 
-#[tokio::test]
-async fn all_nodes_are_replaced_under_load_and_no_run_fails_and_no_stream_has_a_gap() {
-    let nodes = Nodes::new().await.with("RUNLEDGER_DRAIN", "3").with("RUNLEDGER_LEASE", "5");
+/// What came of some deploys.
+#[derive(Default)]
+struct Deployed {
+    runs: usize,
+    found: Vec<String>,
+    cuts: usize,
+    moves: usize,
+    /// What was counted as a crash.
+    crashes: usize,
+    /// How long the slowest node took to end, in seconds.
+    exit_max: f64,
+}
+
+/// Replaces the older of two nodes so often, each time with new runs under way whose streams are
+/// followed through a door.
+async fn deploy(times: usize, is_clean: bool) -> Deployed {
+    let nodes = Nodes::new().await.with("RUNLEDGER_DRAIN", "3");
+    let nodes = nodes.with("RUNLEDGER_LEASE", if is_clean { "5" } else { super::LEASE });
     nodes.stub.on("deploy", turns);
     let mut services: Vec<Service> = Vec::from(nodes.start_many::<2>().await);
     let door = Door::open(&services[1].client.url).await;
-    let mut runs = Vec::new();
-    for n in 0..RUNS {
-        runs.push(services[n % 2].client.run("openai/deploy", &format!("deploy {n}")).await);
-    }
-    let following =
-        futures_util::future::join_all(runs.iter().map(|run| follow(&door, run.clone())));
-    let deploying = async {
-        for _ in 0..4 {
-            let calls = nodes.stub.calls("deploy").len();
-            nodes.stub.called("deploy", (calls + 10).min(RUNS * TURNS)).await;
-            let next = nodes.start().await;
-            let old = services.remove(0);
-            door.leads_to(&next.client.url);
-            services.push(next);
+    let (mut done, mut runs) = (Deployed::default(), Vec::new());
+    for n in 0..times {
+        // The streams are read at the node that leaves next.
+        door.leads_to(&services[0].client.url);
+        for place in 0..RUNS {
+            let input = format!("deploy {n}, {place}");
+            let run = services[place % 2].client.run("openai/deploy", &input).await;
+            let stream = tokio::spawn(follow(door.url.clone(), run.clone()));
+            runs.push((run, input, stream));
+        }
+        let calls = nodes.stub.calls("deploy").len();
+        nodes.stub.called("deploy", calls + 10).await;
+        let next = nodes.start().await;
+        let old = services.remove(0);
+        door.leads_to(&next.client.url);
+        services.push(next);
+        let begun = Instant::now();
+        if is_clean {
             let (status, _) = old.terminate().await;
             assert!(status.success(), "{status}");
+        } else {
+            drop(old.kill().await);
         }
-    };
-    let (streams, ()) = tokio::join!(following, deploying);
-    let client = &services[0].client;
-    let (mut found, mut cuts, mut moves) = (Vec::new(), 0, 0);
-    for (n, (run, (lines, cut))) in runs.iter().zip(streams).enumerate() {
-        let ended = client.ended(run).await;
-        assert!(is_terminal(&ended) && ended["status"] == "COMPLETED", "{ended}");
-        let log = client.log(run).await;
-        assert_eq!(log.len(), lines.len(), "the stream was the whole log");
-        found.extend(violations(&log, &[], &nodes.stub.counts(&format!("deploy {n}"))));
-        let starts = of(&log, "run.started");
-        assert!(starts.iter().all(|one| one["crashes"] == 0), "a deploy is no crash: {starts:?}");
-        cuts += cut;
-        moves += starts.len() - 1;
+        done.exit_max = done.exit_max.max(begun.elapsed().as_secs_f64());
     }
-    println!("row=6 faults_fired=4 moves={moves} cuts={cuts} ops_ok={RUNS} value={}", found.len());
-    assert_eq!(found, Vec::<String>::new());
-    assert!(moves > 0 && cuts > 0, "too little was hit: {moves} moves, {cuts} cuts");
+    let client = &services[0].client;
+    for (run, input, stream) in runs {
+        let (lines, cuts) = within("the end of a stream", stream).await.unwrap();
+        let ended = client.ended(&run).await;
+        let log = client.log(&run).await;
+        done.found.extend(violations(&log, &[], &nodes.stub.counts(&input)));
+        if ended["status"] != "COMPLETED" || log.len() != lines.len() {
+            done.found.push(format!("{} lines of {}: {ended}", lines.len(), log.len()));
+        }
+        let starts = of(&log, "run.started");
+        done.crashes += starts.iter().filter(|one| one["crashes"] != 0).count();
+        done.cuts += cuts;
+        done.moves += starts.len() - 1;
+        done.runs += 1;
+    }
+    done
+}
+
+/// reliability.md, row 6.
+#[tokio::test]
+async fn all_nodes_are_replaced_under_load_and_no_run_fails_and_no_stream_has_a_gap() {
+    let times = scaled(3, 20);
+    let done = deploy(times, true).await;
+    println!(
+        "row=6 faults_fired={times} ops_ok={} value={} moves={} cuts={} exit_max_s={:.2}",
+        done.runs,
+        done.found.len() + done.crashes,
+        done.moves,
+        done.cuts,
+        done.exit_max
+    );
+    assert_eq!((done.found, done.crashes), (Vec::new(), 0), "a deploy is no crash");
+    assert!(done.moves > 0 && done.cuts > 0, "too little was hit: {} {}", done.moves, done.cuts);
+    assert!(done.runs == times * RUNS);
+    assert!(scaled(1, 0) == 1 || done.exit_max <= 10.0, "{} s", done.exit_max);
+}
+
+/// The control: a kill in the place of a stop is seen.
+#[tokio::test]
+async fn a_deploy_that_kills_is_seen_as_a_crash() {
+    let done = deploy(1, false).await;
+    println!("row=6 control=true faults_fired=1 value={}", done.crashes);
+    assert_eq!(done.found, Vec::<String>::new());
+    assert!(done.crashes > 0);
 }

@@ -1,12 +1,13 @@
 //! PostgreSQL goes away and comes back, for a moment or for longer than the leases.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::Nodes;
 use crate::client::{is_terminal, spec};
 use crate::recovery::violations;
+use crate::scale::scaled;
 use crate::stub::{Call, Do, Gate, calculate, say};
 use crate::waiting::until;
 
@@ -22,20 +23,24 @@ fn turns(call: &Call) -> Vec<Do> {
 
 #[tokio::test]
 async fn postgresql_is_restarted_under_load_and_nothing_acknowledged_is_lost() {
-    const RESTARTS: usize = 4;
+    let times = scaled(4, 10);
     let (nodes, mut cluster) = Nodes::on_a_server().await;
     nodes.stub.on("load", turns);
     let services = nodes.start_many::<2>().await;
     let mut runs: Vec<(String, String)> = Vec::new();
     let mut refused = 0;
     let mut restarts = 0;
-    while restarts < RESTARTS {
+    let (mut back, mut streams) = (Duration::ZERO, Vec::new());
+    while restarts < times {
         let calls = nodes.stub.calls("load").len();
         for n in 0..8 {
             let input = format!("load {restarts} {n}");
             let run = services[n % 2].client.run("openai/load", &input).await;
             runs.push((run, input));
         }
+        // A reader at the node that does not drive it, over the restart.
+        let path = format!("/runs/{}/stream", runs[runs.len() - 8].0);
+        streams.push((runs.len() - 8, services[1].client.stream(&path, &[]).await));
         nodes.stub.called("load", calls + 12).await;
         cluster.stop();
         let answer = services[0].client.post("/runs", &spec("openai/load", "away")).await;
@@ -44,12 +49,20 @@ async fn postgresql_is_restarted_under_load_and_nothing_acknowledged_is_lost() {
         assert!(answer.header("retry-after").parse::<u64>().is_ok());
         refused += 1;
         cluster.go_on();
+        let began = Instant::now();
         restarts += 1;
         for service in &services {
             service.ready().await;
         }
+        back = back.max(began.elapsed());
     }
     let mut found = Vec::new();
+    for (place, stream) in &mut streams {
+        let seen: Vec<_> = stream.rest().await.iter().map(|block| block.data()).collect();
+        if seen != services[0].client.log(&runs[*place].0).await {
+            found.push(format!("a reader of run {} saw what is not committed", runs[*place].0));
+        }
+    }
     for (run, input) in &runs {
         let ended = services[1].client.ended(run).await;
         assert_eq!(ended["status"], "COMPLETED", "{ended}");
@@ -57,11 +70,16 @@ async fn postgresql_is_restarted_under_load_and_nothing_acknowledged_is_lost() {
         found.extend(violations(&log, &[], &nodes.stub.counts(input)));
     }
     println!(
-        "row=7 faults_fired={restarts} refused={refused} ops_ok={} value={}",
+        "row=7 fault=restarts-under-services faults_fired={restarts} ops_ok={} value={} \
+         refused={refused} back_ms={}",
         runs.len(),
-        found.len()
+        found.len(),
+        back.as_millis()
     );
     assert_eq!(found, Vec::<String>::new());
+    if scaled(0, 1) == 1 {
+        assert!(back <= Duration::from_secs(3), "{back:?}");
+    }
 }
 
 #[tokio::test]
