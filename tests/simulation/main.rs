@@ -84,7 +84,7 @@ fn every_seed_keeps_every_promise() {
         assert!(outcome.violations.is_empty());
         return;
     }
-    let seeds = number("RUNLEDGER_SEEDS").unwrap_or(scaled(1000, 100_000) as u64);
+    let seeds = number("RUNLEDGER_SEEDS").unwrap_or(scaled(600, 10_000) as u64);
     let (total, broken) = (Mutex::new((Counts::default(), 0)), AtomicU64::new(0));
     simulate_all(2, seeds, |seed, outcome| {
         let (counts, runs) = &mut *total.lock().unwrap();

@@ -1,7 +1,5 @@
 //! The create lane.
 
-use std::collections::btree_map::Entry;
-
 use uuid::Uuid;
 
 use super::tables::{KeyName, Kind, Queued, Run, Tables};
@@ -44,15 +42,11 @@ fn create_one(tables: &mut Tables, create: &Create, flaws: Flaws, now_ms: i64) -
         Some(run) => return Created::Existing(RunId(run)),
         None => {}
     }
-    let is_new = match tables.runs.entry(create.id) {
-        Entry::Occupied(_) => false,
-        Entry::Vacant(place) => {
-            place.insert(Run::of(create, None));
-            true
+    if let std::collections::btree_map::Entry::Vacant(place) = tables.runs.entry(create.id) {
+        place.insert(Run::of(create, None));
+        if create.owner.is_none() {
+            queue_new(tables, create, now_ms);
         }
-    };
-    if is_new && create.owner.is_none() {
-        queue_new(tables, create, now_ms);
     }
     Created::New
 }

@@ -75,11 +75,11 @@ fn has_labels(run: &Run, labels: &[(String, String)]) -> bool {
         return true;
     }
     let has: Map<String, Value> = serde_json::from_str(&run.metadata).unwrap_or_default();
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    labels.iter().all(|(key, value)| has.get(key).map(text).as_ref() == Some(value))
+    labels.iter().all(|(key, value)| match has.get(key) {
+        Some(Value::String(text)) => text == value,
+        // Labels are texts.
+        Some(_) | None => false,
+    })
 }
 
 fn listed(id: RunId, run: &Run, place: impl Fn(RunId) -> Option<u64>) -> Listed {
