@@ -1,5 +1,7 @@
 //! The fold: takes the events of a log into a run's state, one by one. It cannot fail.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use super::event::{AbortReason, Body, Draft, Event, Outcome, OutputPart, RunResult};
@@ -34,9 +36,11 @@ impl State {
         match &event.body {
             Body::RunQueued { traceparent, .. } => self.traceparent.clone_from(traceparent),
             Body::Input { .. } | Body::Log { .. } => {}
-            Body::RunStarted { crashes, .. } => {
+            Body::RunStarted { crashes, waited, .. } => {
                 self.status = Status::Running;
                 self.crashes = *crashes;
+                let waited = Duration::try_from_secs_f64(*waited).unwrap_or_default();
+                self.waited = self.waited.saturating_add(waited);
                 self.started_at.get_or_insert_with(|| event.at.clone());
             }
             Body::TurnStarted { model, .. } => self.begin_attempt(event, model),

@@ -1,5 +1,7 @@
 //! What a run is after the events of its log.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -82,6 +84,8 @@ pub struct State {
     pub variables: Map<String, Value>,
     /// Deaths of nodes since the last finished turn, as the last start said.
     pub crashes: u32,
+    /// How long it has waited in line behind other suspects: none of its time.
+    pub waited: Duration,
     /// The trace that the run belongs to, where whoever created it said so.
     pub traceparent: Option<String>,
     /// Limits that were raised since it was created.

@@ -84,6 +84,8 @@ pub(super) struct Driver {
     pub(super) drain: Drain,
     /// Elapsed before this driver, and since when it counts.
     base: Clock,
+    /// How long it has just waited in line behind other suspects.
+    waited: Duration,
     began: Instant,
     turn_began: Instant,
 }
@@ -217,12 +219,16 @@ impl Driver {
                 Duration::from_millis(u64::try_from(now - ms).unwrap_or(0))
             })
         };
-        let base = Clock {
-            elapsed: since(row.started_at_ms),
-            turn_elapsed: since(row.turn_started_at_ms),
-        };
         let last_at = state.last_at.parse::<jiff::Timestamp>().unwrap_or_default();
         let at = last_at.as_millisecond();
+        let is_suspect = row.crashes >= SUSPECT_CRASHES;
+        // Its place in line is for others' sake: none of its time, as it is none of its turn's.
+        let waited = if is_suspect { since(Some(at)) } else { Duration::ZERO };
+        let all_waited = state.waited.saturating_add(waited);
+        let base = Clock {
+            elapsed: since(row.started_at_ms).saturating_sub(all_waited),
+            turn_elapsed: since(row.turn_started_at_ms),
+        };
         let pen = tools.journal.open(&tools.node, row.id, row.last_seq, at).await?;
         let began = Instant::now();
         Ok(Driver {
@@ -234,10 +240,11 @@ impl Driver {
             pen,
             slot,
             inbox_read: row.inbox_read,
-            is_suspect: row.crashes >= SUSPECT_CRASHES,
+            is_suspect,
             pulse: Arc::clone(pulse),
             drain: drain.clone(),
             base,
+            waited,
             began,
             turn_began: began,
         })
@@ -272,7 +279,7 @@ impl Driver {
             crashes: row.crashes,
             elapsed: self.base.elapsed.as_secs_f64(),
             turn_elapsed: self.base.turn_elapsed.as_secs_f64(),
-            waited: 0.0,
+            waited: self.waited.as_secs_f64(),
         })];
         if let Some(open) = &self.state.open {
             let cause = match reason {

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::client::{kinds, of};
+use crate::client::{is_terminal, kinds, of, spec};
 use crate::postgres::Database;
 use crate::recovery::violations;
 use crate::scale::scaled;
 use crate::service::{Service, Setup};
 use crate::stub::{Do, Gate, Stub, calculate, say};
+use crate::waiting::until;
 
 /// How often a run may kill its process in one turn; the next time was the last.
 const CRASHES: usize = 6;
@@ -37,9 +38,15 @@ async fn fleet(on: On, setup: Setup, stub: &Stub) -> Vec<Service> {
     nodes
 }
 
-/// Which of the nodes drives a run.
-async fn driver(nodes: &[Service], run: &str) -> usize {
-    if nodes.len() == 1 { 0 } else { super::owner(nodes, run).await }
+/// Which of the nodes may drive a run: one, or all where one has lost its lease and has another name.
+async fn drivers(nodes: &[Service], run: &str) -> Vec<usize> {
+    let log = nodes[0].client.log(run).await;
+    let name = of(&log, "run.started").last().unwrap()["node"].as_str().unwrap().to_owned();
+    let is_it = |at: &usize| nodes.len() == 1 || nodes[*at].node_name() == name;
+    match (0..nodes.len()).find(is_it) {
+        Some(at) => vec![at],
+        None => (0..nodes.len()).collect(),
+    }
 }
 
 /// Half of the others come before the poison, half behind it. Gives the others, and it.
@@ -81,13 +88,18 @@ async fn wrongs(nodes: &[Service], stub: &Stub, ids: &[String], poison: &str) ->
         if run["status"] != "COMPLETED" {
             found.push(format!("an other: {run}"));
         }
+        found.extend(wrong_times(&log));
     }
     let log = client.log(poison).await;
     let crashes: Vec<&Value> = of(&log, "run.started").iter().map(|one| &one["crashes"]).collect();
-    if crashes != [0, 1, 2, 3, 4, 5, 6] || kinds(&log).last() != Some(&"run.failed") {
+    let is_counted = crashes.is_sorted_by_key(|one| one.as_u64())
+        && crashes.first().is_some_and(|one| **one == 0)
+        && crashes.last().is_some_and(|one| **one == CRASHES);
+    if !is_counted || kinds(&log).last() != Some(&"run.failed") {
         found.push(format!("the poison's crashes are {crashes:?}"));
     }
-    if stub.counts("poison")[&1] != CRASHES {
+    // Once more for each lease that was lost on a slow machine.
+    if stub.counts("poison")[&1] < CRASHES {
         found.push(format!("the poison was tried {:?} times", stub.counts("poison")));
     }
     found
@@ -100,11 +112,26 @@ async fn one_run_kills_its_process(on: On, name: &str) {
     stub.on("poison", |_| vec![Do::Hang]);
     let mut nodes = fleet(on, Setup::default(), &stub).await;
     let (ids, poison) = create(&nodes, runs).await;
-    for call in 1..=CRASHES {
-        stub.called("poison", call).await;
-        let at = driver(&nodes, &poison).await;
-        let killed = nodes.remove(at).kill().await;
-        nodes.insert(at, killed.start().await);
+    let mut calls = 0;
+    loop {
+        let (http, looked) = (&nodes[0].client, &stub);
+        let path = format!("/runs/{poison}");
+        let is_over = until("the poison's call, or its end", || async {
+            let count = looked.calls("poison").len();
+            if count > calls {
+                return Some(false);
+            }
+            is_terminal(&http.get(&path).await.json()).then_some(true)
+        })
+        .await;
+        if is_over {
+            break;
+        }
+        calls = stub.calls("poison").len();
+        for at in drivers(&nodes, &poison).await {
+            let killed = nodes.remove(at).kill().await;
+            nodes.insert(at, killed.start().await);
+        }
     }
     let begun = Instant::now();
     let found = wrongs(&nodes, &stub, &ids, &poison).await;
@@ -186,8 +213,27 @@ async fn count_for_everybody(folder: &std::path::Path) {
     connection.close().await.unwrap();
 }
 
+/// What is wrong with the time that a run was given: where it waited in line, that is none of it.
+fn wrong_times(log: &[Value]) -> Vec<String> {
+    let starts = of(log, "run.started");
+    let at = |event: &Value| event["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let (mut found, mut in_line) = (Vec::new(), 0.0);
+    for start in &starts {
+        let waited = start["waited"].as_f64().unwrap();
+        let is_suspect = start["crashes"].as_u64().unwrap() >= 2;
+        in_line += waited;
+        let since = at(start).duration_since(at(starts[0])).as_secs_f64();
+        let all = start["elapsed"].as_f64().unwrap() + in_line;
+        if is_suspect != (waited > 0.0) || all > since + 0.1 {
+            found.push(format!("{waited} s in line, {all} s in all, {since} s since the start"));
+        }
+    }
+    found
+}
+
 /// The price of the suspicion: of the runs that were hit twice in one turn, a node drives one at a time,
-/// each to its turn's end. All complete; how long the last one waits is told.
+/// each to its turn's end. All complete, also where the line is longer than their time; how long it is
+/// is told.
 #[tokio::test]
 async fn runs_that_were_all_hit_twice_complete_one_after_the_other() {
     const TURN: Duration = Duration::from_millis(200);
@@ -200,7 +246,10 @@ async fn runs_that_were_all_hit_twice_complete_one_after_the_other() {
     let mut service = Service::start(&stub).await;
     let mut ids = Vec::new();
     for n in 0..runs {
-        ids.push(service.client.run("openai/hit", &format!("hit {n}")).await);
+        let mut body = spec("openai/hit", &format!("hit {n}"));
+        // In the whole form the line alone takes longer.
+        body["config"] = json!({"max_time": scaled(60, 10)});
+        ids.push(service.client.create(&body).await);
     }
     for kill in 1..=2 {
         stub.called("hit", kill * runs).await;
@@ -211,6 +260,7 @@ async fn runs_that_were_all_hit_twice_complete_one_after_the_other() {
     for (n, id) in ids.iter().enumerate() {
         let (run, log) = (service.client.ended(id).await, service.client.log(id).await);
         found.extend(violations(&log, &[], &stub.counts(&format!("hit {n}"))));
+        found.extend(wrong_times(&log));
         let crashes = of(&log, "run.started").last().unwrap()["crashes"].clone();
         if run["status"] != "COMPLETED" || crashes != 2 {
             found.push(format!("{crashes} crashes: {run}"));
@@ -237,16 +287,17 @@ async fn deploys_count_no_crash(on: On, name: &str) {
     let run = nodes[0].client.run("openai/long", "deploys").await;
     for deploy in 1..=deploys {
         stub.called("long", deploy).await;
-        let at = driver(&nodes, &run).await;
-        let (status, stopped) = nodes.remove(at).terminate().await;
-        assert!(status.success(), "{status}");
-        nodes.push(stopped.start().await);
+        for at in drivers(&nodes, &run).await {
+            let (status, stopped) = nodes.remove(at).terminate().await;
+            assert!(status.success(), "{status}");
+            nodes.insert(at, stopped.start().await);
+        }
     }
     let done = nodes[0].client.ended(&run).await;
     let log = nodes[0].client.log(&run).await;
     let mut found = violations(&log, &[], &stub.counts("deploys"));
     let starts = of(&log, "run.started");
-    if done["status"] != "COMPLETED" || starts.len() != deploys + 1 {
+    if done["status"] != "COMPLETED" || starts.len() <= deploys {
         found.push(format!("{done}"));
     }
     found.extend(
