@@ -8,7 +8,7 @@ use crate::proxy::Proxy;
 use crate::recovery::violations;
 use crate::scale::scaled;
 use crate::service::{Service, Setup};
-use crate::stub::{Call, Do, Gate, calculate, say};
+use crate::stub::{Call, Do, calculate, say};
 use crate::waiting::until;
 
 const TURNS: usize = 4;
@@ -21,9 +21,6 @@ const WRITES_AGAIN_MAX: Duration = Duration::from_secs(10);
 /// The lease of `Nodes`, and what stopping, looking and taking over may need beyond it.
 const LEASE: Duration = Duration::from_millis(1500);
 const RESCUE_MAX: Duration = Duration::from_millis(4500);
-
-/// Two heartbeats of a lease of five seconds.
-const TWO_BEATS: Duration = Duration::from_secs(2);
 
 fn turns(call: &Call) -> Vec<Do> {
     let words = Do::Words(8, Duration::from_millis(10));
@@ -208,50 +205,4 @@ async fn a_rescue_that_does_not_come_in_time_is_found_out() {
     let late = usize::from(rescue_beside_a_frozen_claimer(&nodes, "control").await.is_none());
     println!("row=28 control=true faults_fired=3 value={late}");
     assert_eq!(late, 1);
-}
-
-#[tokio::test]
-async fn runs_whose_claims_answers_are_lost_are_driven_again_within_two_beats() {
-    let times = scaled(1, 20);
-    // The only slot is taken when a run comes, so that it has to be claimed.
-    let nodes = Nodes::new().await.with("RUNLEDGER_SLOTS", "1").with("RUNLEDGER_LEASE", "5");
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
-    // What the sweep says of a run that it has found.
-    let orphaned = || std::fs::read_to_string(&log).unwrap().matches("nobody drives run").count();
-    let (service, proxy) = nodes.behind(|setup| Setup { log: Some(log.clone()), ..setup }).await;
-    let (mut fired, mut rounds, mut slowest, mut found) = (0, 0, Duration::ZERO, Vec::new());
-    while fired < times && rounds < 20 * times {
-        let input = format!("again {rounds}");
-        rounds += 1;
-        let (before, gate) = (orphaned(), Gate::new());
-        let opened = gate.clone();
-        nodes.stub.on("busy", move |_| [vec![Do::Wait(opened.clone())], say("Done.")].concat());
-        service.client.run("openai/busy", &format!("busy {rounds}")).await;
-        nodes.stub.called("busy", rounds).await;
-        let run = service.client.run("openai/again", &input).await;
-        // One claim's answer: the slot is free in a moment, and the next claim is for it.
-        proxy.lose_next_answer("runledger claim");
-        gate.open();
-        let began = Instant::now();
-        let is_driven = || async { (!nodes.stub.counts(&input).is_empty()).then_some(()) };
-        until("it is driven", is_driven).await;
-        proxy.has_lost_it();
-        if orphaned() > before {
-            fired += 1;
-            slowest = slowest.max(began.elapsed());
-        }
-        service.client.ended(&run).await;
-        let log = service.client.log(&run).await;
-        found.extend(violations(&log, &[], &nodes.stub.counts(&input)));
-    }
-    println!(
-        "row=29 fault=lost-answers-of-claims faults_fired={fired} ops_ok={rounds} value={} \
-         driven_again_ms={} two_beats_ms={}",
-        found.len(),
-        slowest.as_millis(),
-        TWO_BEATS.as_millis()
-    );
-    assert_eq!(found, Vec::<String>::new());
-    assert!(fired >= times, "too few were lost: {fired}");
 }
