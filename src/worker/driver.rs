@@ -219,8 +219,7 @@ impl Driver {
                 Duration::from_millis(u64::try_from(now - ms).unwrap_or(0))
             })
         };
-        let last_at = state.last_at.parse::<jiff::Timestamp>().unwrap_or_default();
-        let at = last_at.as_millisecond();
+        let at = state.last_at.parse::<jiff::Timestamp>().unwrap_or_default().as_millisecond();
         let is_suspect = row.crashes >= SUSPECT_CRASHES;
         // Its place in line is for others' sake: none of its time, as it is none of its turn's.
         let waited = if is_suspect { since(Some(at)) } else { Duration::ZERO };

@@ -1,21 +1,14 @@
 //! One intent, one run: however often it is sent, however many race.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 
-use crate::bulk;
 use crate::client::spec;
-use crate::nodes::Nodes;
-use crate::scale::scaled;
 use crate::service::Service;
 use crate::stub::{Do, Gate, Stub, say};
 
-/// How many clients send one intent at once.
-const RACERS: usize = 64;
-
 #[tokio::test]
 async fn sixty_four_racers_with_one_key_make_one_run() {
+    const RACERS: usize = 64;
     const KEYS: usize = 8;
     let stub = Stub::start().await;
     stub.on("race", |_| say("Once."));
@@ -45,63 +38,6 @@ async fn sixty_four_racers_with_one_key_make_one_run() {
         http.ended(ids[0].as_str().unwrap()).await;
         assert_eq!(stub.counts(&input), [(1, 1)].into(), "the model was asked once");
     }
-}
-
-/// So many clients send the same body at once, half of them to each of two nodes; gives what they got.
-async fn race(nodes: &[Service; 2], input: &str, key: Option<&str>) -> Vec<(u16, Value)> {
-    let body = spec("openai/race", input);
-    let headers: Vec<(&str, &str)> = key.map(|key| ("idempotency-key", key)).into_iter().collect();
-    let racing = (0..RACERS).map(|n| {
-        let client = &nodes[n % 2].client;
-        bulk::try_ask(client, reqwest::Method::POST, "/runs", &body, &headers)
-    });
-    let answers = futures_util::future::join_all(racing).await;
-    answers.into_iter().map(Result::unwrap).collect()
-}
-
-/// What is wrong with their answers: one has made the run, the others were given it.
-fn wrongs(answers: &[(u16, Value)]) -> Vec<String> {
-    let mut found: Vec<String> = answers
-        .iter()
-        .filter(|(status, _)| ![200, 201].contains(status))
-        .map(|(status, body)| format!("{status}: {body}"))
-        .collect();
-    let made = answers.iter().filter(|(status, _)| *status == 201).count();
-    if made != 1 {
-        found.push(format!("{made} runs were made"));
-    }
-    let ids: BTreeSet<String> = answers.iter().map(|(_, run)| run["run_id"].to_string()).collect();
-    if ids.len() != 1 {
-        found.push(format!("{} runs were named", ids.len()));
-    }
-    found
-}
-
-/// reliability.md, row 17, and its control: without a key each racer makes a run of its own.
-#[tokio::test]
-async fn racers_with_one_key_at_two_nodes_make_one_run() {
-    let nodes = Nodes::new().await;
-    let services = nodes.start_many::<2>().await;
-    let keys = scaled(6, 500);
-    let (mut found, mut runs) = (Vec::new(), Vec::new());
-    for n in 0..keys {
-        let (input, key) = (format!("race {n}"), format!("key-{n}"));
-        let answers = race(&services, &input, Some(&key)).await;
-        found.extend(wrongs(&answers));
-        runs.push((bulk::text(&answers[0].1["run_id"]).to_owned(), input));
-    }
-    for (run, input) in &runs {
-        bulk::ended(&services[0].client, run).await;
-        if nodes.stub.counts(input) != [(1, 1)].into() {
-            found.push(format!("{input} was asked {:?}", nodes.stub.counts(input)));
-        }
-    }
-    let fired = keys * RACERS;
-    println!("row=17 faults_fired={fired} ops_ok={keys} value={}", found.len());
-    let without = wrongs(&race(&services, "without", None).await);
-    println!("row=17 control=true faults_fired={RACERS} value={}", without.len());
-    assert_eq!(found, Vec::<String>::new());
-    assert_eq!(without, ["64 runs were made", "64 runs were named"]);
 }
 
 #[tokio::test]
