@@ -4,7 +4,7 @@ mod bench;
 mod creating;
 mod doubt;
 mod order;
-#[path = "../../tests/scale.rs"]
+#[path = "../../tests/torture/scale.rs"]
 #[expect(unreachable_pub, reason = "it is shared with the tests outside")]
 mod scale;
 

@@ -3,7 +3,7 @@
 
 mod hostile;
 mod properties;
-#[path = "../scale.rs"]
+#[path = "../torture/scale.rs"]
 mod scale;
 mod tools;
 

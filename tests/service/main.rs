@@ -47,7 +47,7 @@ mod recovery;
 mod reference;
 mod run_command;
 mod runs;
-#[path = "../scale.rs"]
+#[path = "../torture/scale.rs"]
 mod scale;
 mod seed;
 mod service;

@@ -205,7 +205,7 @@ async fn who_does_not_read_or_ask_is_cut_in_time() {
     const CUT_MAX: Duration = Duration::from_secs(35);
     let (stalled, slow) = (scaled(0, 200), scaled(0, 1000));
     if stalled == 0 {
-        println!("row=21 not_possible=in-short-form-it-waits-for-half-a-minute");
+        println!("row=21 not_possible=in-the-short-size");
         return;
     }
     many_files();

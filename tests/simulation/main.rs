@@ -11,7 +11,7 @@ mod faults;
 mod play;
 mod process;
 mod rng;
-#[path = "../scale.rs"]
+#[path = "../torture/scale.rs"]
 #[expect(unreachable_pub, reason = "it is a part of several tests")]
 mod scale;
 mod seed;

@@ -22,7 +22,7 @@ mod postgres_server;
 mod proxy;
 mod read;
 mod restart;
-#[path = "../scale.rs"]
+#[path = "../torture/scale.rs"]
 #[expect(unreachable_pub, reason = "nothing imports a test binary")]
 mod scale;
 mod sessions;

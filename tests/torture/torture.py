@@ -10,7 +10,7 @@ A row is a goal of `rows.toml` with the tests that show it. Each test prints lin
 protection is switched off, prints `row=ID control=true value=V` with what it found there. A row is held
 where each of its tests passed, hit and did as much as its floors say, found nothing, and where its control
 found something. Where what is counted is what came too late (`is_timed`), only the whole size is judged by
-it. A test that can't inject its fault prints `row=ID not_possible=WHY`: such a row is reported as
+it; and so with figures that have a bound (`at_most`). A test that can't inject its fault prints `row=ID not_possible=WHY`: such a row is reported as
 that, and never as held.
 """
 
@@ -107,6 +107,10 @@ def judge(row, outcomes, size):
                 if sums[field] < floor:
                     told["wrong"].append(
                         f"{test['test']}: {field} {sums[field]:g} is below the floor of {floor}")
+        for figure, most in test.get("at_most", {}).items() if size == WHOLE else ():
+            shown = [number(line[figure]) for line in lines if figure in line]
+            if not shown or max(shown) > most:
+                told["wrong"].append(f"{figure} is {max(shown, default=None)}, at most {most} is wanted")
         for line in lines:
             told["figures"] += [f"{key}={shown}" for key, shown in line.items()
                                 if key not in ("faults_fired", "ops_ok", "value", "seed")]

@@ -88,19 +88,25 @@ const RUNS: usize = 6;
 
 #[tokio::test]
 async fn a_node_that_counts_as_dead_and_writes_on_is_refused() {
-    let done = two_owners(true).await;
+    let (mut tries, mut fenced, mut takeovers, mut found) = (0, 0, 0, Vec::new());
+    while fenced == 0 && tries < TRIES {
+        tries += 1;
+        let done = two_owners(true).await;
+        fenced += done.fenced;
+        takeovers += done.takeovers;
+        found.extend(done.found);
+    }
     println!(
-        "row=1 faults_fired=1 ops_ok={} value={} fenced={} takeovers={}",
-        done.runs,
-        done.found.len(),
-        done.fenced,
-        done.takeovers
+        "row=1 faults_fired={tries} ops_ok={} value={} fenced={fenced} takeovers={takeovers}",
+        tries * RUNS,
+        found.len()
     );
-    assert_eq!(done.found, Vec::<String>::new());
-    assert!(done.fenced > 0 && done.takeovers > 0, "{} {}", done.fenced, done.takeovers);
+    assert_eq!(found, Vec::<String>::new());
+    assert!(fenced > 0 && takeovers > 0, "{fenced} {takeovers}");
 }
 
-/// How often the control is tried until two owners meet: each time they are all but sure to.
+/// How often it is tried until two owners meet. The held-up heartbeat holds a whole thread, and where
+/// the journal's next step waits for that thread, both wake together and nobody writes in vain.
 const TRIES: usize = 4;
 
 /// reliability.md, row 2.
