@@ -45,7 +45,7 @@ test: lint ## everything that must hold before a change lands
 	tests/torture/torture.py --judge target/torture/short.log
 
 torture: setup ## docs/reliability.md in its whole size; ROWS="1 4" for some of it
-	tests/torture/torture.py $(ROWS) $(if $(ROWS),,--report docs/torture.md)
+	tests/torture/torture.py $(ROWS) --report docs/torture.md
 
 openapi: toolchain ## write openapi.yaml anew, after a change of the API
 	cargo run --quiet --locked -- openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml

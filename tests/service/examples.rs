@@ -105,11 +105,14 @@ async fn the_curl_lines_work() {
 /// What the page shows once its run has ended: a look that is added behind the page itself.
 const LOOK: &str = r##"<script>
   const shown = (id) => document.getElementById(id).textContent;
-  new MutationObserver(() => {
+  const look = () => {
     if (["", "RUNNING", "connecting again"].includes(shown("status"))) return;
     const verdict = { answer: shown("answer"), tools: shown("tools"), status: shown("status") };
     navigator.sendBeacon("/verdict", JSON.stringify(verdict));
-  }).observe(document.getElementById("status"), { childList: true });
+  };
+  new MutationObserver(look).observe(document.getElementById("status"), { childList: true });
+  // A browser may pause between two scripts of a page, and the run may end meanwhile.
+  look();
 </script>"##;
 
 /// Serves the page, and hears what it shows at its end.

@@ -201,7 +201,15 @@ def run(program, test, environment):
     return Outcome(is_passed, output, time.monotonic() - began)
 
 
+def commit():
+    """What was built, as far as it was committed."""
+    described = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=ROOT,
+                               capture_output=True, text=True)
+    return described.stdout.strip()
+
+
 def tortured(rows):
+    """Runs the rows in their whole size, one after the other; each one's verdict."""
     OUT.mkdir(parents=True, exist_ok=True)
     programs = build()
     environment = os.environ | {"RUNLEDGER_TORTURE": "whole"}
@@ -220,8 +228,13 @@ def tortured(rows):
                 print(f"row {row['row']}: {test['test']}", file=sys.stderr, flush=True)
                 with_what = released if test.get("is_release") else environment
                 outcomes[key] = run(programs[test["binary"]], test, with_what)
-        show(judge(row, outcomes, WHOLE))
-    return outcomes
+        told = judge(row, outcomes, WHOLE)
+        told["is_release"] = any(test.get("is_release") for test in row["tests"])
+        told.update(date=time.strftime("%Y-%m-%d"), commit=commit())
+        # Kept by row, so that a report has the last of each.
+        (OUT / f"row-{row['row']}.json").write_text(json.dumps(told, indent=1))
+        show(told)
+        yield told
 
 
 def show(told):
@@ -243,23 +256,31 @@ def machine():
             f"{kib // 1024 // 1024} GiB, Linux {platform.release().split('-')[0]}, {version}")
 
 
-def report(told, path, command):
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT,
-                            capture_output=True, text=True).stdout.strip()
+def report(rows, path):
+    """Writes the last whole trial of each row."""
+    told, missing = [], []
+    for row in rows:
+        kept = OUT / f"row-{row['row']}.json"
+        if kept.exists():
+            told.append(json.loads(kept.read_text()))
+        else:
+            missing.append(row["row"])
     held = sum(one["verdict"] == "held" for one in told)
     text = ["# The last torture", "",
-            f"`{command}` on {time.strftime('%Y-%m-%d')}, commit {commit}: {held} of {len(told)} rows held.", "",
+            f"`make torture`, the last trial of each row: {held} of {len(rows)} held"
+            + (f"; not tried in the whole size: {', '.join(missing)}" if missing else "") + ".", "",
             f"{machine()}. Test builds; rows marked with * ran the service as it is shipped.", "",
-            "What each row promises stands in [reliability.md](reliability.md). `value` counts violations, "
-            "`control` those that were found with the protection switched off.", "",
-            "| row | tried | faults_fired | ops_ok | value | control | verdict | figures | s |",
-            "|---|---|---|---|---|---|---|---|---|"]
+            "What is promised stands in [reliability.md](reliability.md). `value` counts violations, `control` "
+            "those that were found with the protection switched off.", "",
+            "| row | tried | faults_fired | ops_ok | value | control | verdict | figures | s | commit |",
+            "|---|---|---|---|---|---|---|---|---|---|"]
     for one in told:
         notes = one["wrong"] + [f"not possible here: {why}" for why in one["not_possible"]]
-        figures = "; ".join(["; ".join(one["figures"])] * bool(one["figures"]) + notes)
-        star = "*" if one.get("is_release") else ""
-        text.append(f"| {one['row']}{star} | {one['what']} | {one['faults_fired']} | {one['ops_ok']} | "
-                    f"{one['value']} | {one['control']} | {one['verdict']} | {figures} | {one['seconds']} |")
+        star = "*" if one["is_release"] else ""
+        text.append(
+            f"| {one['row']}{star} | {one['what']} | {one['faults_fired']} | {one['ops_ok']} | "
+            f"{one['value']} | {one['control']} | {one['verdict']} | {'; '.join(one['figures'] + notes)} | "
+            f"{one['seconds']} | {one['date']} {one['commit']} |")
     Path(path).write_text("\n".join(text) + "\n")
 
 
@@ -283,14 +304,9 @@ def main():
         for one in told:
             show(one)
     else:
-        outcomes = tortured(rows)
-        told = [judge(row, outcomes, WHOLE) for row in rows]
-        for one, row in zip(told, rows):
-            one["is_release"] = any(test.get("is_release") for test in row["tests"])
-        command = "make torture" + (f' ROWS="{" ".join(given.rows)}"' if given.rows else "")
-        (OUT / "report.json").write_text(json.dumps(told, indent=1))
+        told = list(tortured(rows))
         for path in [OUT / "report.md"] + ([given.report] if given.report else []):
-            report(told, path, command)
+            report(read_rows(given.table), path)
     wrong = [one["row"] for one in told if one["wrong"]]
     held = sum(one["verdict"] == "held" for one in told)
     print(f"{held} of {len(told)} rows held" + (f"; NOT HELD: {', '.join(wrong)}" if wrong else ""))
