@@ -7,7 +7,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions, Connection};
 
-use crate::bulk::{self, Dice};
+use crate::bulk;
+use crate::chance::Chance;
 use crate::client::{Client, of, spec};
 use crate::scale::scaled;
 use crate::service::Service;
@@ -99,7 +100,7 @@ async fn stub() -> Stub {
 #[tokio::test]
 async fn what_was_acknowledged_survives_the_kill_that_comes_at_once() {
     let enough = scaled(50, 500);
-    let dice = Dice::new(35);
+    let chance = Chance::given(35);
     let stub = stub().await;
     let mut service = Service::start(&stub).await;
     let (mut acknowledged, mut kills, mut found) = (0, 0, Vec::new());
@@ -108,7 +109,7 @@ async fn what_was_acknowledged_survives_the_kill_that_comes_at_once() {
         let (client, acks) = (service.client.clone(), AtomicUsize::new(0));
         let asks = ids.iter().enumerate().map(|(n, id)| ask(&client, id, asked_of(n), &acks));
         // The kill comes when so many are answered, others under way, and others not yet sent.
-        let most = RUNS / 2 + dice.of(kills).below(RUNS / 2 + 1);
+        let most = RUNS / 2 + chance.of(kills).below(RUNS / 2 + 1);
         let kill = async {
             let come = || async { (acks.load(Ordering::SeqCst) >= most).then_some(()) };
             until("acknowledgements", come).await;
@@ -137,7 +138,7 @@ async fn what_was_acknowledged_survives_the_kill_that_comes_at_once() {
     }
     println!(
         "row=35 seed={} faults_fired={kills} ops_ok={acknowledged} value={}",
-        dice.seed(),
+        chance.seed(),
         found.len()
     );
     assert_eq!(found, Vec::<String>::new());

@@ -105,38 +105,6 @@ where
     each(items, AT_ONCE, work).collect().await
 }
 
-/// Numbers that look random and come again with their seed.
-#[derive(Clone, Debug)]
-pub struct Dice(u64);
-
-impl Dice {
-    /// From `RUNLEDGER_SEED`, else from this seed.
-    pub fn new(otherwise: u64) -> Dice {
-        Dice(std::env::var("RUNLEDGER_SEED").map_or(otherwise, |seed| seed.parse().unwrap()))
-    }
-
-    pub fn seed(&self) -> u64 {
-        self.0
-    }
-
-    /// Dice of its own for the `n`th of many.
-    pub fn of(&self, n: usize) -> Dice {
-        let mut own = Dice(self.0 ^ (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        own.below(1);
-        own
-    }
-
-    /// A number below this one.
-    pub fn below(&mut self, end: usize) -> usize {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % end as u64).unwrap()
-    }
-}
-
 /// The value below which 99 of 100 lie.
 pub fn p99<T: Ord + Copy>(values: &mut [T]) -> T {
     values.sort_unstable();

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::bulk::{self, Dice};
+use crate::bulk;
+use crate::chance::Chance;
 use crate::client::{of, spec};
 use crate::nodes::Nodes;
 use crate::scale::scaled;
@@ -68,7 +69,7 @@ async fn cancel(
     other: &Service,
     stub: &WireStub,
     input: String,
-    dice: Dice,
+    chance: Chance,
 ) -> Cancelled {
     let mut body = spec("openai/m", &input);
     body["config"] = json!({"max_turns": 1000, "timeout_per_turn": 600, "max_time": 900});
@@ -76,7 +77,7 @@ async fn cancel(
     assert_eq!(status, 201, "{run}");
     let id = bulk::text(&run["run_id"]).to_owned();
     let hangs = input.starts_with("hang");
-    let turns = if hangs { 1 } else { 1 + dice.clone().below(6) };
+    let turns = if hangs { 1 } else { 1 + chance.clone().below(6) };
     let asked = || async { (stub.counts(&input).values().sum::<usize>() >= turns).then_some(()) };
     until("the model's calls", asked).await;
     if hangs {
@@ -108,7 +109,7 @@ async fn cancel(
 #[tokio::test]
 async fn a_cancel_stops_the_spending_on_every_node() {
     let count = scaled(10, 168);
-    let dice = Dice::new(16);
+    let chance = Chance::given(16);
     let stub = stub().await;
     let url = format!("{}/v1", stub.root());
     let loud = Nodes::new().await.with("OPENAI_BASE_URL", &url);
@@ -123,7 +124,7 @@ async fn a_cancel_stops_the_spending_on_every_node() {
         let stub = &stub;
         let runs = bulk::all(0..count, |n| {
             let kind = if n % 2 == 0 { "hang" } else { "busy" };
-            cancel(at, other, stub, format!("{kind} {name} {n}"), dice.of(n))
+            cancel(at, other, stub, format!("{kind} {name} {n}"), chance.of(n))
         })
         .await;
         let mut closed: Vec<Duration> = runs.iter().filter_map(|run| run.closed).collect();
@@ -140,7 +141,7 @@ async fn a_cancel_stops_the_spending_on_every_node() {
     }
     println!(
         "row=16 seed={} faults_fired={ok} ops_ok={ok} {} value={}",
-        dice.seed(),
+        chance.seed(),
         figures.join(" "),
         found.len()
     );

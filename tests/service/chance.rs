@@ -1,5 +1,6 @@
 //! Numbers by chance, the same for the same seed (splitmix64).
 
+#[derive(Clone, Debug)]
 pub struct Chance(u64);
 
 impl Chance {
@@ -7,8 +8,25 @@ impl Chance {
         Chance(seed)
     }
 
+    /// From `RUNLEDGER_SEED`, else from this seed.
+    pub fn given(usual: u64) -> Chance {
+        Chance(seed(usual))
+    }
+
+    /// The seed, before the first number.
+    pub fn seed(&self) -> u64 {
+        self.0
+    }
+
+    /// Numbers of its own for the `n`th of many.
+    pub fn of(&self, n: usize) -> Chance {
+        let mut own = Chance(self.0 ^ (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        own.below(1);
+        own
+    }
+
     /// A number below this one.
-    pub fn upto(&mut self, most: usize) -> usize {
+    pub fn below(&mut self, most: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::bulk::{self, Dice};
+use crate::bulk;
+use crate::chance::Chance;
 use crate::client::{Client, is_terminal, spec};
 use crate::scale::scaled;
 use crate::service::{Service, Setup};
@@ -35,17 +36,17 @@ fn request(n: usize) -> (Vec<u8>, usize, Value) {
 
 /// Sends so much of a request and is gone: in order, by a reset, or once the first byte of the answer
 /// has come. True where the whole was sent.
-async fn go(client: &Client, n: usize, mut dice: Dice) -> bool {
+async fn go(client: &Client, n: usize, mut chance: Chance) -> bool {
     let (bytes, body, _) = request(n);
     let sent = match n % 3 {
-        0 => dice.below(body),
-        1 => body + dice.below(bytes.len() - body),
+        0 => chance.below(body),
+        1 => body + chance.below(bytes.len() - body),
         _ => bytes.len(),
     };
     let address = client.url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(&bytes[..sent]).await.unwrap();
-    match dice.below(3) {
+    match chance.below(3) {
         0 => {}
         1 => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
         _ if sent == bytes.len() => drop(stream.read_u8().await),
@@ -87,12 +88,12 @@ async fn stuck(client: &Client, most: Duration) -> (Vec<Value>, Vec<String>) {
 #[tokio::test]
 async fn a_client_that_goes_away_leaves_a_run_that_ends_or_none() {
     let count = scaled(60, 500);
-    let dice = Dice::new(18);
+    let chance = Chance::given(18);
     let stub = Stub::start().await;
     let service = Service::start(&stub).await;
     let client = &service.client;
     let gone: Vec<bool> =
-        bulk::each(0..count, AT_ONCE, |n| go(client, n, dice.of(n))).collect().await;
+        bulk::each(0..count, AT_ONCE, |n| go(client, n, chance.of(n))).collect().await;
     let whole = gone.iter().filter(|sent| **sent).count();
     let (runs, mut found) = stuck(client, QUEUED_MAX).await;
     if runs.len() > whole {
@@ -116,7 +117,7 @@ async fn a_client_that_goes_away_leaves_a_run_that_ends_or_none() {
     let made = runs.len();
     println!(
         "row=18 seed={} faults_fired={count} ops_ok={made} whole={whole} value={}",
-        dice.seed(),
+        chance.seed(),
         found.len()
     );
     assert_eq!(found, Vec::<String>::new());

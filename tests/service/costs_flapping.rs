@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::bulk::{self, Dice};
+use crate::bulk;
+use crate::chance::Chance;
 use crate::client::{of, spec};
 use crate::recovery::violations;
 use crate::scale::scaled;
@@ -28,10 +29,10 @@ fn event(chunk: &Value) -> String {
 }
 
 /// One answer: whole, or as a bad day of the provider has it. It bills what it has read and said.
-fn answered(call: &Call, dice: &mut Dice, bills: &Bills) -> Vec<Wire> {
+fn answered(call: &Call, chance: &mut Chance, bills: &Bills) -> Vec<Wire> {
     // Its own count: words of four letters, as tokens are, about.
     let read = call.request["messages"].to_string().len() as u64 / 5;
-    let words = 4 + dice.below(40) as u64;
+    let words = 4 + chance.below(40) as u64;
     let bill = |said: u64| {
         let cost = (read as f64 * PRICES.0 + said as f64 * PRICES.1) / 1000.0;
         bills.lock().unwrap().entry(call.input.clone()).or_default().push(cost);
@@ -58,13 +59,13 @@ fn answered(call: &Call, dice: &mut Dice, bills: &Bills) -> Vec<Wire> {
         let begun = [HEAD.as_bytes(), &chunk(body.as_bytes())].concat();
         vec![Wire::Bytes(begun), Wire::Close]
     };
-    match dice.below(14) {
+    match chance.below(14) {
         // What is refused costs nothing.
         0 => vec![Wire::Bytes(answer(429, "retry-after-ms: 1\r\n", b"{}"))],
         1 => vec![Wire::Bytes(answer(503, "", b"{}"))],
         // It breaks off, and never says what that costs; or has said so.
         2 | 3 => {
-            let said = dice.below(usize::try_from(words).unwrap()) as u64;
+            let said = chance.below(usize::try_from(words).unwrap()) as u64;
             bill(said);
             cut(text(said))
         }
@@ -91,9 +92,9 @@ fn answered(call: &Call, dice: &mut Dice, bills: &Bills) -> Vec<Wire> {
 }
 
 /// Runs of a model that asks for tools for ever, with this limit; what passed it by more than a call.
-async fn spent(runs: usize, dice: &Dice, limit: impl Fn(usize) -> Option<f64>) -> Spent {
+async fn spent(runs: usize, chance: &Chance, limit: impl Fn(usize) -> Option<f64>) -> Spent {
     let bills = Bills::default();
-    let (to, seeds) = (bills.clone(), dice.clone());
+    let (to, seeds) = (bills.clone(), chance.clone());
     let stub = WireStub::start(move |call: &Call| {
         let n: usize = call.input.parse().unwrap();
         answered(call, &mut seeds.of(n * 10_000 + call.turn * 100 + call.attempt), &to)
@@ -176,11 +177,11 @@ impl Spent {
 #[tokio::test]
 async fn a_flapping_provider_bills_one_call_more_than_the_limit_at_most() {
     let runs = scaled(30, 200);
-    let dice = Dice::new(36);
-    let spent = spent(runs, &dice, |n| Some(limit(n))).await;
+    let chance = Chance::given(36);
+    let spent = spent(runs, &chance, |n| Some(limit(n))).await;
     println!(
         "row=36 seed={} faults_fired={} ops_ok={} limited={} most_calls_beyond={:.2} value={}",
-        dice.seed(),
+        chance.seed(),
         spent.voids,
         spent.runs,
         spent.limited,
@@ -194,7 +195,7 @@ async fn a_flapping_provider_bills_one_call_more_than_the_limit_at_most() {
 /// The control: runs without the limit.
 #[tokio::test]
 async fn spending_beyond_a_limit_is_found() {
-    let spent = spent(8, &Dice::new(36), |_| None).await;
+    let spent = spent(8, &Chance::given(36), |_| None).await;
     println!("row=36 control=true faults_fired={} value={}", spent.voids, spent.found.len());
     assert!(!spent.found.is_empty());
 }

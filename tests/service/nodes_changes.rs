@@ -10,7 +10,8 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions, Connection};
 
-use crate::bulk::{self, Dice};
+use crate::bulk;
+use crate::chance::Chance;
 use crate::client::{Client, is_terminal, of, spec};
 use crate::nodes::Nodes;
 use crate::scale::scaled;
@@ -102,7 +103,7 @@ impl Pair {
 }
 
 /// One run from its creation to the last thing that it is asked for.
-async fn run(pair: &Pair, n: usize, mut dice: Dice) -> (String, Vec<Asked>) {
+async fn run(pair: &Pair, n: usize, mut chance: Chance) -> (String, Vec<Asked>) {
     let input = format!("{} {n}", KINDS[n % KINDS.len()]);
     let mut body = spec("openai/race", &input);
     body["config"] = json!({"max_turns": 10, "timeout_per_turn": 300, "max_time": 600});
@@ -114,10 +115,10 @@ async fn run(pair: &Pair, n: usize, mut dice: Dice) -> (String, Vec<Asked>) {
     let path = format!("/runs/{id}");
     let mut asked = Vec::new();
     for op in 0..OPS {
-        for _ in 0..dice.below(2 + 2 * op) {
-            pair.ask(dice.below(2), reqwest::Method::GET, &path, &Value::Null, "").await;
+        for _ in 0..chance.below(2 + 2 * op) {
+            pair.ask(chance.below(2), reqwest::Method::GET, &path, &Value::Null, "").await;
         }
-        let node = dice.below(2);
+        let node = chance.below(2);
         let one = if op + 1 == OPS && n.is_multiple_of(2) {
             let (status, _, is_doubtful) =
                 pair.ask(node, reqwest::Method::DELETE, &path, &Value::Null, "").await;
@@ -156,11 +157,11 @@ async fn started() -> (Nodes, Vec<Service>) {
 async fn each_change_is_taken_once_whatever_its_run_is_about_to_do() {
     let ops = scaled(160, 10_000);
     let deploys = scaled(2, 40);
-    let dice = Dice::new(26);
+    let chance = Chance::given(26);
     let (nodes, mut services) = started().await;
     let clients = [services[0].client.clone(), services[1].client.clone()];
     let pair = Pair { clients: Mutex::new(clients), asked: AtomicUsize::new(0) };
-    let asking = bulk::each(0..ops / OPS, AT_ONCE, |n| run(&pair, n, dice.of(n)));
+    let asking = bulk::each(0..ops / OPS, AT_ONCE, |n| run(&pair, n, chance.of(n)));
     let asking = asking.collect::<Vec<_>>();
     let deploying = async {
         for n in 0..deploys {
@@ -195,7 +196,7 @@ async fn each_change_is_taken_once_whatever_its_run_is_about_to_do() {
     let of = |status| counts.get(&status).copied().unwrap_or_default();
     println!(
         "row=26 seed={} faults_fired={} ops_ok={} ended={} deploys={deploys} moves={moves} value={}",
-        dice.seed(),
+        chance.seed(),
         of(202),
         counts.values().sum::<usize>(),
         of(409) + of(200),

@@ -43,19 +43,19 @@ fn by_chance(seed: u64) -> impl Fn(&Call) -> Vec<Do> + Send + Sync {
     move |call| {
         let mut chance = Chance::new(seed * 1000 + (call.turn * 10 + call.attempt) as u64);
         let mut steps = Vec::new();
-        for _ in 0..chance.upto(5) {
-            steps.push(match chance.upto(4) {
-                0 => Do::Think("hm ".repeat(chance.upto(4) + 1)),
-                1 => Do::Words(chance.upto(6), Duration::ZERO),
-                _ => Do::Say(SAYINGS[chance.upto(SAYINGS.len())].to_owned()),
+        for _ in 0..chance.below(5) {
+            steps.push(match chance.below(4) {
+                0 => Do::Think("hm ".repeat(chance.below(4) + 1)),
+                1 => Do::Words(chance.below(6), Duration::ZERO),
+                _ => Do::Say(SAYINGS[chance.below(SAYINGS.len())].to_owned()),
             });
         }
-        if call.attempt == 1 && chance.upto(4) == 0 {
-            steps.push([Do::Cut, Do::Raw(OVERLOADED.to_owned())][chance.upto(2)].clone());
-        } else if call.turn < 5 && chance.upto(3) > 0 {
-            steps.extend(calculate(chance.upto(3) + 1));
+        if call.attempt == 1 && chance.below(4) == 0 {
+            steps.push([Do::Cut, Do::Raw(OVERLOADED.to_owned())][chance.below(2)].clone());
+        } else if call.turn < 5 && chance.below(3) > 0 {
+            steps.extend(calculate(chance.below(3) + 1));
         } else {
-            steps.push(Do::Finish(["stop", "stop", "length"][chance.upto(3)]));
+            steps.push(Do::Finish(["stop", "stop", "length"][chance.below(3)]));
         }
         steps
     }

@@ -89,14 +89,14 @@ impl Pair {
         let mut due = 0;
         loop {
             // By progress and not by time, so that a slow machine hits no turn again and again.
-            due += CONNECTIONS / 2 + chance.upto(CONNECTIONS);
+            due += CONNECTIONS / 2 + chance.below(CONNECTIONS);
             while self.reconnects.load(Ordering::SeqCst) < due {
                 if self.is_over.load(Ordering::SeqCst) {
                     return services;
                 }
                 sleep(Duration::from_millis(5)).await;
             }
-            let place = chance.upto(2);
+            let place = chance.below(2);
             self.clients.lock().unwrap()[place] = None;
             let next = self.begin(place).await;
             drop(std::mem::replace(&mut services[place], next).kill().await);
@@ -105,7 +105,7 @@ impl Pair {
     }
 
     fn somebody(&self, chance: &mut Chance) -> Option<Client> {
-        self.clients.lock().unwrap()[chance.upto(2)].clone()
+        self.clients.lock().unwrap()[chance.below(2)].clone()
     }
 
     async fn create(&self, chance: &mut Chance, input: &str) -> String {
@@ -145,7 +145,7 @@ impl Pair {
                 Off::Late if is_wrong => last + 1,
                 _right => last,
             };
-            let most = 1 + chance.upto(PIECE_MAX);
+            let most = 1 + chance.below(PIECE_MAX);
             let Some(client) = self.somebody(&mut chance) else {
                 sleep(Duration::from_millis(10)).await;
                 continue;

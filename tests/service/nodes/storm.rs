@@ -170,7 +170,7 @@ impl Storm {
         let mut node = self.begin(place).await;
         loop {
             self.let_live(&mut chance).await;
-            if chance.upto(5) < 3 {
+            if chance.below(5) < 3 {
                 if !self.takes(Fault::Freeze) {
                     return node;
                 }
@@ -203,7 +203,7 @@ impl Storm {
 
     /// Waits for the place of the next fault among the calls of the model.
     async fn let_live(&self, chance: &mut Chance) {
-        let more = 1 + chance.upto(CALLS_MAX);
+        let more = 1 + chance.below(CALLS_MAX);
         let due = more + self.due.fetch_add(more, Ordering::SeqCst);
         let look = || async { (self.calls.load(Ordering::SeqCst) >= due).then_some(()) };
         until("more calls of the model", look).await;
@@ -246,7 +246,7 @@ impl Storm {
 
     /// Somebody's client, of a node that was there a moment ago.
     fn somebody(&self, chance: &mut Chance) -> Option<Client> {
-        self.clients.lock().unwrap()[chance.upto(PLACES)].clone()
+        self.clients.lock().unwrap()[chance.below(PLACES)].clone()
     }
 
     /// Keeps so many runs under way until the storm is over.
@@ -296,7 +296,7 @@ impl Storm {
     async fn see_some(&self, made: &mut [Made], chance: &mut Chance) {
         let last = made.len().saturating_sub(UNDER_WAY);
         let Some(client) = self.somebody(chance) else { return };
-        let Some(run) = made[last..].get_mut(chance.upto(UNDER_WAY)) else { return };
+        let Some(run) = made[last..].get_mut(chance.below(UNDER_WAY)) else { return };
         let path = format!("/runs/{}/events?limit=1000", run.id);
         let Some(text) = ask(&client, Method::GET, &path, None).await else { return };
         let page: Value = serde_json::from_str(&text).unwrap();
