@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use proptest::prelude::*;
-use proptest::test_runner::{TestRng, TestRunner};
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use runledger::model::replay::Spoken;
 
 use crate::scale::scaled;
@@ -20,10 +20,9 @@ fn read<S: Strategy>(
 ) -> (Option<String>, usize) {
     let cases = u32::try_from(cases).expect("they are few");
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    let mut seed = [0; 32];
-    seed[..8].copy_from_slice(&SEED.to_le_bytes());
-    let algorithm = config.rng_algorithm;
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(algorithm, &seed));
+    // The default, ChaCha, took more than half of the time in a build for tests.
+    let rng = TestRng::from_seed(RngAlgorithm::XorShift, &u128::from(SEED).to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(config, rng);
     let count = Cell::new(0);
     let ended = runner.run(payloads, |payload| {
         count.set(count.get() + 1);
