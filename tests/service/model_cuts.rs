@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::bulk;
@@ -15,8 +16,10 @@ use crate::wire_stub::{HEAD, Wire, WireStub, chunk, stream_of};
 /// Bytes of the answer that is cut.
 const BYTES: usize = 4096;
 
-/// Runs that are under way at once.
-const ROUND: usize = 512;
+/// Runs that are created together, and how many such rounds are under way at once: few enough that each
+/// ends in its time on a loaded machine.
+const ROUND: usize = 32;
+const ROUNDS: usize = 4;
 
 /// The model's reasoning, and the arguments of its call.
 const THOUGHT: &str = "What is six times seven? Ask the calculator — it’s safer.";
@@ -251,10 +254,10 @@ async fn an_answer_that_is_cut_at_any_byte_leaves_nothing_of_itself() {
         let places: BTreeSet<usize> =
             few.chain(whole.end.0 - 2..(whole.end.1 + 2).min(BYTES)).collect();
         let places: Vec<usize> = places.into_iter().collect();
-        let mut looked = Vec::new();
-        for some in places.chunks(ROUND) {
-            looked.extend(cut_all(&service.client, dialect, some).await);
-        }
+        let looked = bulk::each(places.chunks(ROUND), ROUNDS, |some| {
+            cut_all(&service.client, dialect, some)
+        });
+        let looked = looked.concat().await;
         for (run, log, input, at) in looked {
             let mut wrong = whole.partial(&log);
             wrong.extend(violations(&log, &[], &stub.counts(&input)));
