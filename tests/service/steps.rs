@@ -2,6 +2,7 @@
 //! whoever comes after it.
 
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use crate::client::{Client, is_terminal, of, spec};
 use crate::nodes::Nodes;
 use crate::recovery::violations;
 use crate::scale::scaled;
-use crate::service::{Service, Setup};
-use crate::stub::{Call, Do, Stub, calculate, say};
+use crate::service::{Early, Service, Setup};
+use crate::stub::{Call, Do, Stub, say};
+use crate::tool_stub::{ToolStub, json as good, send};
 use crate::waiting::within;
 
 /// How many processes are tortured at once: most of the time they wait.
@@ -29,9 +31,34 @@ const SIGABRT: i32 = 6;
 fn work(call: &Call) -> Vec<Do> {
     match (call.turn, call.attempt) {
         (1, 1) => vec![Do::Refuse(503, &[], "{}".to_owned())],
-        (1, _) => [vec![Do::Words(3, Duration::from_millis(2))], calculate(2)].concat(),
+        (1, _) => vec![
+            Do::Words(3, Duration::from_millis(2)),
+            Do::Call("calculator", json!({"expression": "1+1"})),
+            Do::Call("flaky", json!({})),
+            Do::Finish("tool_calls"),
+        ],
         _ => say("Done."),
     }
+}
+
+/// A server of tools whose one fails at first. Its second try is started with the failure, so that there is
+/// always a commit between the calls: two that end at one moment have their results committed with
+/// what follows them.
+async fn flaky() -> ToolStub {
+    let tools = ToolStub::start().await;
+    tools.on("/flaky", |called| match called.attempt {
+        1 => send(503, "text/plain", "not yet"),
+        _ => good(&json!({"result": "now"})),
+    });
+    tools
+}
+
+/// The run of an agent with a calculator and the flaky tool.
+fn work_for(tools: &ToolStub, input: &str) -> Value {
+    let mut body = spec("openai/work", input);
+    let flaky = json!({"type": "http", "name": "flaky", "url": format!("{}/flaky", tools.url)});
+    body["agent"]["tools"].as_array_mut().unwrap().push(flaky);
+    body
 }
 
 /// Where the service is reached at this moment: another place after each start.
@@ -96,18 +123,18 @@ struct Asked {
 }
 
 /// Creates, changes, cancels and erases, however often the service dies meanwhile.
-async fn life(door: &Door, name: &str) -> Asked {
+async fn life(door: &Door, tools: &ToolStub, name: &str) -> Asked {
     let post = |path: &'static str, body: Value, key: String| async move {
         ask(door, Method::POST, path, &body, &key, &[201, 200]).await
     };
     let alone = format!("{name}-alone");
-    let agent = spec("openai/work", "")["agent"].clone();
+    let agent = work_for(tools, "")["agent"].clone();
     let inputs: Vec<String> = (0..3).map(|n| format!("{name}-batch-{n}")).collect();
     let of_batch: Vec<Value> = inputs.iter().map(|input| json!({"input": input})).collect();
     let batch = json!({"defaults": {"agent": agent}, "runs": of_batch});
     let hang = spec("openai/hang", &format!("{name}-hang"));
     let (run, hung, batch) = tokio::join!(
-        post("/runs", spec("openai/work", &alone), alone.clone()),
+        post("/runs", work_for(tools, &alone), alone.clone()),
         post("/runs", hang, format!("{name}-hang")),
         post("/batches", batch, format!("{name}-batch")),
     );
@@ -141,7 +168,8 @@ async fn wrongs(door: &Door, stub: &Stub, asked: &Asked) -> Vec<String> {
         if run["status"] != "COMPLETED" || run["turn_count"] != 2 {
             found.push(format!("not done: {run}"));
         }
-        if of(log, "tool_result").len() != 2 {
+        let results = of(log, "tool_result");
+        if results.len() != 2 || results.iter().any(|one| one["is_error"] == true) {
             found.push(format!("not all tools have answered: {log:?}"));
         }
         found.extend(violations(log, &[], &stub.counts(words)));
@@ -170,14 +198,32 @@ enum Place {
 }
 
 impl Place {
-    async fn start(&self, failpoints: &str) -> Result<Service, String> {
-        let (folder, setup) = match self {
-            Place::Folder(folder, setup) => (Arc::clone(folder), setup.clone()),
-            Place::Among(setup) => (Arc::new(tempfile::tempdir().unwrap()), setup.clone()),
+    /// A service that dies at these steps, or serves.
+    async fn start(&self, failpoints: &str) -> Result<Service, Early> {
+        let starting = async {
+            loop {
+                let (folder, setup) = match self {
+                    Place::Folder(folder, setup) => (Arc::clone(folder), setup.clone()),
+                    Place::Among(setup) => (Arc::new(tempfile::tempdir().unwrap()), setup.clone()),
+                };
+                let setup = setup.env("RUNLEDGER_SLOTS", "2").env("RUNLEDGER_LOG", "off");
+                let setup = setup.env("FAILPOINTS", failpoints);
+                match (Service::try_in_folder(folder, setup).await, self) {
+                    // A third of a lease is short for the first answer of a loaded server: whoever
+                    // starts nodes starts another.
+                    (Err(early), Place::Among(_)) if !has_aborted(early.status) => {}
+                    (started, _) => return started,
+                }
+            }
         };
-        let setup = setup.env("RUNLEDGER_SLOTS", "2").env("RUNLEDGER_LOG", "off");
-        Service::try_in_folder(folder, setup.env("FAILPOINTS", failpoints)).await
+        within("a start", starting).await
     }
+}
+
+/// What the services call.
+struct Around {
+    stub: Stub,
+    tools: ToolStub,
 }
 
 /// One death at a step, and what was wrong afterwards.
@@ -188,18 +234,18 @@ struct Death {
 }
 
 /// A service that dies at a step is followed by one that does not, and everything gets done.
-async fn death(place: &Place, stub: &Stub, step: Step, nth: usize, name: &str) -> Death {
+async fn death(place: &Place, around: &Around, step: Step, nth: usize, name: &str) -> Death {
     let left = match step {
         Step::RescueAsked | Step::RescueCommitted => Some(dead_node(place, name).await),
         _ => None,
     };
     let first = place.start(&plan(step, nth)).await;
     let (here, door) = watch::channel(Client::new("http://127.0.0.1:9", None));
-    let mut life = Box::pin(life(&door, name));
+    let mut life = Box::pin(life(&door, &around.tools, name));
     let mut asked = None;
     let is_hit = match first {
         // It has died before it served.
-        Err(_greeting) => true,
+        Err(early) => has_aborted(early.status),
         Ok(mut first) => {
             here.send_replace(first.client.clone());
             let status = tokio::select! {
@@ -211,7 +257,7 @@ async fn death(place: &Place, stub: &Stub, step: Step, nth: usize, name: &str) -
                     within("the end after SIGTERM", first.gone()).await
                 }
             };
-            status.signal() == Some(SIGABRT)
+            has_aborted(status)
         }
     };
     let next = place.start("").await.unwrap();
@@ -224,7 +270,14 @@ async fn death(place: &Place, stub: &Stub, step: Step, nth: usize, name: &str) -
         ask(&door, Method::DELETE, &format!("/runs/{run}"), &Value::Null, "", &[202, 200]).await;
         assert_eq!(ended(&door, &run).await["status"], "CANCELLED");
     }
-    Death { is_hit, wrongs: wrongs(&door, stub, &asked).await }
+    let wrongs = wrongs(&door, &around.stub, &asked).await;
+    // The next one that starts in its folder must not find it there.
+    next.kill().await;
+    Death { is_hit, wrongs }
+}
+
+fn has_aborted(status: ExitStatus) -> bool {
+    status.signal() == Some(SIGABRT)
 }
 
 /// Another node dies before, so that there is something to rescue; gives the run that it had.
@@ -245,13 +298,15 @@ async fn torture(row: &str, steps: Vec<Step>, hits: usize, place: impl AsyncFn()
         let place = &place;
         async move {
             let (place, stub) = place().await;
+            let around = Around { stub, tools: flaky().await };
+            let stub = &around.stub;
             stub.on("work", work);
             stub.on("hang", |_| vec![Do::Hang]);
             // Later times, where there are such; the first time comes always.
             let mut hit = None;
             for nth in [round % 3, 0] {
                 let name = format!("{}-{round}-{nth}", step.name());
-                let death = death(&place, &stub, step, nth, &name).await;
+                let death = death(&place, &around, step, nth, &name).await;
                 assert_eq!(death.wrongs, Vec::<String>::new(), "after {name}");
                 if death.is_hit {
                     hit = Some(nth);
