@@ -13,10 +13,10 @@ use crate::waiting::until;
 
 const TURNS: usize = 4;
 
-/// A statement of a client's read has three seconds, and a new connection may take one more. A create
-/// has five; and what is created may wait for the heartbeat, which has as many.
+/// The deadline of a statement and a second: that of a client's read is three seconds, that of a create
+/// five.
 const READS_AGAIN_MAX: Duration = Duration::from_secs(4);
-const WRITES_AGAIN_MAX: Duration = Duration::from_secs(10);
+const WRITES_AGAIN_MAX: Duration = Duration::from_secs(6);
 
 /// The lease of `Nodes`, and what stopping, looking and taking over may need beyond it.
 const LEASE: Duration = Duration::from_millis(1500);
