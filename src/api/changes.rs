@@ -11,7 +11,7 @@ use super::auth::Caller;
 use super::guard::RequestId;
 use super::problem::{ErrorCode, FieldError, Problem};
 use super::request::{Name, Parameters, body, idempotency_key, must_be_json};
-use super::runs::{find, load, spec_of, waited};
+use super::runs::{Seen, find, load, spec_of, waited};
 use super::{ApiState, TENANT, inbox, wire};
 use crate::failpoint::{Step, reach};
 use crate::run::spec::Change;
@@ -56,7 +56,7 @@ pub(super) async fn patch(
             Left::Full => return Err(inbox::full()),
         }
         let row = load(&api, row.id).await?;
-        waited(&api, row, watch, None, StatusCode::ACCEPTED, &[]).await
+        waited(&api, Seen::Row(row), watch, None, StatusCode::ACCEPTED, &[]).await
     };
     answer.await.map_err(IntoResponse::into_response)
 }

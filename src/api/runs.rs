@@ -1,5 +1,6 @@
 //! Runs: create, poll, cancel, their spec, their stream.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -24,8 +25,8 @@ use crate::hub::Watch;
 use crate::journal::{Intent, Placement, Refused};
 use crate::run::event::is_terminal;
 use crate::run::spec::preview;
-use crate::run::{Draft, RunId, Seq, Spec};
-use crate::store::{Create, Key, KeyKind, Left, RunRow, TypeFilter};
+use crate::run::{Draft, RunId, Seq, Spec, Status};
+use crate::store::{Create, Key, KeyKind, Left, RunRow, StoredRun, TypeFilter};
 
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -64,20 +65,19 @@ pub(super) async fn create(
         if let (Some(cursor), None, None) = (&cursor, &key, &asked.run_id) {
             cursor.check_without_key()?;
         }
-        let (run, is_new) = commit(&api, asked, key, traceparent(&headers), &caller).await?;
-        let watch = api.hub.watch(run);
-        let row = load(&api, run).await?;
+        let (seen, watch) = commit(&api, asked, key, traceparent(&headers), &caller).await?;
+        let is_new = seen.is_new();
         let mut response = match cursor {
             Some(mut cursor) => {
                 if is_new {
                     // It exists now, and is not to be refused: a new run is streamed whole.
                     cursor.after = Seq(0);
                 }
-                streamed(&api, &row, watch, cursor)?
+                streamed(&api, seen.row(), watch, cursor)?
             }
             None => {
                 let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-                waited(&api, row, watch, wait, status, &[]).await?
+                waited(&api, seen, watch, wait, status, &[]).await?
             }
         };
         if !is_new {
@@ -88,14 +88,39 @@ pub(super) async fn create(
     answer.await.map_err(IntoResponse::into_response)
 }
 
-/// One intent, one run: the run, and whether it is new.
+/// What is known of a run before anybody waits for its end.
+pub(super) enum Seen {
+    /// It was just created: so it was committed.
+    New {
+        run: Arc<StoredRun>,
+        /// It waits in no queue.
+        is_born: bool,
+    },
+    /// Its row.
+    Row(RunRow),
+}
+
+impl Seen {
+    fn row(&self) -> &RunRow {
+        match self {
+            Seen::New { run, .. } => &run.row,
+            Seen::Row(row) => row,
+        }
+    }
+
+    fn is_new(&self) -> bool {
+        matches!(self, Seen::New { .. })
+    }
+}
+
+/// One intent, one run: the run, and a hold on it that misses nothing since.
 async fn commit(
     api: &ApiState,
     asked: Asked,
     key: Option<String>,
     trace: Option<String>,
     caller: &Caller,
-) -> Result<(RunId, bool), Problem> {
+) -> Result<(Seen, Watch), Problem> {
     if api.stop.is_cancelled() {
         return Err(Problem::new(ErrorCode::Draining, "the service is stopping; try again"));
     }
@@ -107,9 +132,14 @@ async fn commit(
         Some(slot) if api.lease.is_held() => Placement::Here(api.lease.node(), slot),
         Some(_) | None => Placement::Queue,
     };
+    // Before it exists: a short run may have ended before its create is answered.
+    let watch = api.hub.watch(create.id);
     match api.journal.create(create, queued, placement).await {
-        Ok(Intent::New(run)) => Ok((run, true)),
-        Ok(Intent::Existing(run)) => Ok((run, false)),
+        Ok(Intent::New { run, is_born }) => Ok((Seen::New { run, is_born }, watch)),
+        Ok(Intent::Existing(run)) => {
+            let watch = api.hub.watch(run);
+            Ok((Seen::Row(load(api, run).await?), watch))
+        }
         Ok(Intent::Conflict) => Err(conflict("the Idempotency-Key or config.run_id")),
         Err(why) => Err(refused(&why)),
     }
@@ -189,7 +219,7 @@ pub(super) async fn get(
     }
     let wait = parameters.wait(&headers)?;
     let (row, watch) = find(&api, &name).await?;
-    waited(&api, row, watch, wait, StatusCode::OK, &omit).await
+    waited(&api, Seen::Row(row), watch, wait, StatusCode::OK, &omit).await
 }
 
 /// `DELETE /runs/{id}`, `POST /runs/{id}/cancel`
@@ -210,7 +240,7 @@ pub(super) async fn cancel(
         Left::Full => return Err(inbox::full()),
     };
     let row = load(&api, row.id).await?;
-    waited(&api, row, watch, wait, status, &[]).await
+    waited(&api, Seen::Row(row), watch, wait, status, &[]).await
 }
 
 /// `GET /runs/{id}/spec`
@@ -272,28 +302,36 @@ fn streamed(
 /// The run as it is when it ends or the wait is over.
 pub(super) async fn waited(
     api: &ApiState,
-    row: RunRow,
+    seen: Seen,
     mut watch: Watch,
     wait: Option<(Duration, bool)>,
     status: StatusCode,
     omit: &[String],
 ) -> Result<Response, Problem> {
-    let row = match wait {
-        Some((wait, _)) if !row.status.is_terminal() => {
-            ended(api, &mut watch, row.id, row.last_seq, Instant::now() + wait).await?;
-            load(api, row.id).await?
+    let seen = match wait {
+        Some((wait, _)) if !seen.row().status.is_terminal() => {
+            let RunRow { id, last_seq, .. } = *seen.row();
+            ended(api, &mut watch, id, last_seq, Instant::now() + wait).await?;
+            Seen::Row(load(api, id).await?)
         }
-        Some(_) | None => row,
+        Some(_) | None => seen,
     };
     drop(watch);
-    let state = wire::fold(&api.store.log_for_client(row.id).await?)?;
-    // The log decides, and what only the row knows is never older than it; where the log is shorter,
-    // the run was erased meanwhile.
-    let row = if row.last_seq == state.last_seq { row } else { load(api, row.id).await? };
+    let (row, state, waits) = match seen {
+        Seen::New { run, is_born } => (run.row.clone(), wire::fold(&run.log)?, !is_born),
+        Seen::Row(row) => {
+            let state = wire::fold(&api.store.log_for_client(row.id).await?)?;
+            // The log decides, and what only the row knows is never older than it; where the log is
+            // shorter, the run was erased meanwhile.
+            let row = if row.last_seq == state.last_seq { row } else { load(api, row.id).await? };
+            let waits = state.status == Status::Queued;
+            (row, state, waits)
+        }
+    };
     let spec = spec_of(&row)?;
-    let position = match state.status.is_terminal() {
-        true => None,
-        false => api.store.queue_position(row.id).await?,
+    let position = match waits {
+        true => api.store.queue_position(row.id).await?,
+        false => None,
     };
     let body = wire::run_body(&row, &spec, &state, position, api.journal.now_ms(), omit);
     let mut response = (status, Json(body)).into_response();

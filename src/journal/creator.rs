@@ -12,7 +12,7 @@ use super::{Clock, Intent, NewRun, Placement, Refused, batch, timestamp};
 use crate::failpoint::{Step, reach};
 use crate::hub::Hub;
 use crate::run::{Draft, Seq};
-use crate::store::{Create, Created, Node, Notice, Store, StoreError};
+use crate::store::{Create, Created, Node, Notice, Store, StoreError, StoredRun};
 
 /// How many runs one transaction creates: more would let the first wait for the last.
 const BATCH_MAX: usize = 256;
@@ -60,6 +60,14 @@ pub struct Creator {
     clock: Arc<Clock>,
     jobs: mpsc::Receiver<Job>,
     new_runs: mpsc::Sender<NewRun>,
+}
+
+/// What became of a batch of creates.
+struct Settled {
+    done: Vec<Created>,
+    /// By the first answer. Where that was lost, a run may have been there for a while, and in other
+    /// hands.
+    is_at_once: bool,
 }
 
 /// Who waits for a create, and the slot that it may be born into.
@@ -135,12 +143,12 @@ impl Creator {
         }
         reach(Step::CreateTaken);
         match self.settle(&creates).await {
-            Ok(done) => {
+            Ok(Settled { done, is_at_once }) => {
                 reach(Step::CreateCommitted);
                 for ((create, created), waiter) in creates.into_iter().zip(done).zip(waiters) {
                     match created {
                         Created::Fenced => self.queue(create, waiter).await,
-                        done => self.tell(create, done, waiter).await,
+                        done => self.tell(create, done, is_at_once, waiter).await,
                     }
                 }
             }
@@ -174,28 +182,36 @@ impl Creator {
 
     /// Asks the store a few times. A create that was committed though its answer was lost is found
     /// by asking again; a store that is away is the client's to wait for.
-    async fn settle(&self, creates: &[Create]) -> Result<Vec<Created>, StoreError> {
+    async fn settle(&self, creates: &[Create]) -> Result<Settled, StoreError> {
         let (mut wait, begun) = (TRY_WAIT, Instant::now());
+        let mut is_at_once = true;
         for _ in 1..TRIES_MAX {
             match self.store.create(creates.to_vec()).await {
                 Err(StoreError::Unavailable(reason)) if begun.elapsed() < TRY_TIME => {
                     tracing::warn!(reason, "the store is away; {} creates wait", creates.len());
                     tokio::time::sleep(wait).await;
                     wait *= 2;
+                    is_at_once = false;
                 }
-                settled => return settled,
+                settled => return settled.map(|done| Settled { done, is_at_once }),
             }
         }
-        self.store.create(creates.to_vec()).await
+        let done = self.store.create(creates.to_vec()).await?;
+        Ok(Settled { done, is_at_once: false })
     }
 
-    async fn tell(&self, create: Create, created: Created, waiter: Waiter) {
+    async fn tell(&self, create: Create, created: Created, is_at_once: bool, waiter: Waiter) {
         let Waiter { answer, here } = waiter;
         let intent = match created {
             Created::New => {
-                self.hub.advance([(create.id, create.events.as_slice())]);
+                let stored = Arc::new(StoredRun::of(create));
+                let (run, is_born) = (stored.row.id, here.is_some());
+                self.hub.advance([(run, stored.log.as_slice())]);
                 let news = match here {
-                    Some((node, permit)) => NewRun::Born(node.id, create.id, permit),
+                    Some((node, permit)) => {
+                        let fresh = is_at_once.then(|| Arc::clone(&stored));
+                        NewRun::Born { node: node.id, run, fresh, permit }
+                    }
                     None => {
                         self.hub.tell(Notice::Queued);
                         NewRun::Queued
@@ -204,7 +220,7 @@ impl Creator {
                 // Workers that have stopped leave the run to the next start.
                 let _ = self.new_runs.send(news).await;
                 reach(Step::CreateTold);
-                Ok(Intent::New(create.id))
+                Ok(Intent::New { run: stored, is_born })
             }
             Created::Existing(run) => Ok(Intent::Existing(run)),
             Created::Conflict => Ok(Intent::Conflict),

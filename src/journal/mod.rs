@@ -24,7 +24,7 @@ pub use writer::Writer;
 use crate::hub::Hub;
 use crate::run::{Draft, Event, RunId, Seq};
 use crate::store::{
-    BatchCreated, BatchId, Create, CreateBatch, Node, NodeId, RunUpdate, Shown, Store,
+    BatchCreated, BatchId, Create, CreateBatch, Node, NodeId, RunUpdate, Shown, Store, StoredRun,
 };
 
 /// How many pushes and appends may wait for the writer before callers wait for room: some thousand
@@ -66,7 +66,16 @@ pub struct Loops {
 #[derive(Debug)]
 pub enum NewRun {
     /// Born running here, on this node, with its slot.
-    Born(NodeId, RunId, OwnedSemaphorePermit),
+    Born {
+        /// This node.
+        node: NodeId,
+        /// The run.
+        run: RunId,
+        /// The run as it was committed a moment ago, where nobody can have done anything to it since.
+        fresh: Option<Arc<StoredRun>>,
+        /// Its slot.
+        permit: OwnedSemaphorePermit,
+    },
     /// Queued: somebody may claim it.
     Queued,
 }
@@ -81,14 +90,30 @@ pub enum Placement {
 }
 
 /// The answer to a create.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Intent {
     /// The run is new.
-    New(RunId),
+    New {
+        /// As it was committed.
+        run: Arc<StoredRun>,
+        /// It is this node's, and waits in no queue.
+        is_born: bool,
+    },
     /// The same intent was there already.
     Existing(RunId),
     /// One of its keys belongs to another intent.
     Conflict,
+}
+
+impl Intent {
+    /// The run that it is; none where there is a conflict.
+    pub fn run(&self) -> Option<RunId> {
+        match self {
+            Intent::New { run, .. } => Some(run.row.id),
+            Intent::Existing(run) => Some(*run),
+            Intent::Conflict => None,
+        }
+    }
 }
 
 /// Why the journal doesn't take something.

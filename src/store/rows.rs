@@ -273,7 +273,7 @@ pub enum LetGo {
 }
 
 /// What a driver is told of a run at the start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields are those of the table `runs`")]
 pub struct RunRow {
     pub id: RunId,
@@ -292,6 +292,40 @@ pub struct RunRow {
     pub cancel_at_ms: Option<i64>,
     pub batch: Option<BatchId>,
     pub spec: Arc<str>,
+}
+
+/// A run as it is stored: its row, and what of its log it takes to fold it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredRun {
+    /// The row.
+    pub row: RunRow,
+    /// The log, but for the deltas of turns that have ended.
+    pub log: Vec<StoredEvent>,
+}
+
+impl StoredRun {
+    /// What a create that was just committed has stored: nobody needs to read it.
+    pub fn of(create: Create) -> StoredRun {
+        let row = RunRow {
+            id: create.id,
+            public_id: create.public_id,
+            tenant: create.tenant,
+            status: Status::Queued,
+            crashes: 0,
+            inbox_n: 0,
+            inbox_read: 0,
+            last_seq: create.events.last().map_or(Seq(0), |event| event.seq),
+            created_by: create.created_by,
+            created_at_ms: create.created_at_ms,
+            started_at_ms: None,
+            finished_at_ms: None,
+            turn_started_at_ms: None,
+            cancel_at_ms: None,
+            batch: None,
+            spec: Arc::from(create.spec),
+        };
+        StoredRun { row, log: create.events }
+    }
 }
 
 /// Something left for a run's owner.

@@ -2,7 +2,7 @@
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Drain, Pool};
+use super::{Drain, Driving, Pool};
 use crate::failpoint::{Step, reach};
 use crate::run::RunId;
 use crate::store::LetGo;
@@ -36,7 +36,8 @@ impl Pool {
                 let permit: Option<OwnedSemaphorePermit> =
                     if one.for_inbox { None } else { permits.pop() };
                 let slot = permit.map(|permit| self.tools.admission.slot(permit));
-                self.drive(one.run, one.reason, slot, drain);
+                let driving = Driving { run: one.run, fresh: None, reason: one.reason, slot };
+                self.drive(driving, drain);
             }
             // A claim takes only so many inboxes, which need no slot: perhaps there are more.
             if has_inboxes {

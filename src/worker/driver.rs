@@ -6,24 +6,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::{Drain, Left, Tools};
+use super::{Drain, Driving, Left, Tools};
 use crate::admission::{Pulse, Slot};
 use crate::failpoint::{Step, reach};
 use crate::journal::{Effects, Pen, Refused};
-use crate::run::event::{AbortReason, StartReason};
-use crate::run::{
-    Body, CallId, Clock, Draft, Ending, Event, RunId, Seq, Spec, State, Status, limits,
-};
-use crate::store::{LetGo, RunRow, RunUpdate, StoreError};
+use crate::run::event::AbortReason;
+use crate::run::{Body, CallId, Clock, Draft, Ending, Event, RunId, Seq, Spec, State, limits};
+use crate::store::{LetGo, StoreError};
 
 /// From which wait on a driver lends its slot: a shorter one is over before another run has begun.
 const LENDS_FROM: Duration = Duration::from_secs(1);
 
 /// How soon a driver asks a store again that is away.
 const READ_AGAIN: Duration = Duration::from_millis(250);
-
-/// From so many crashes on a run is driven alone among its like: the next waits for its turn's end.
-const SUSPECT_CRASHES: u32 = 2;
 
 /// What a driver reads and commits between two calls is done by then, unless the store is away.
 const COMMIT_MAX: Duration = Duration::from_secs(10);
@@ -77,34 +72,29 @@ pub(super) struct Driver {
     pub(super) state: State,
     pub(super) pen: Pen,
     /// None where only the inbox is to be read, or the end to be committed.
-    slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
     pub(super) inbox_read: i64,
-    is_suspect: bool,
+    pub(super) is_suspect: bool,
     pub(super) pulse: Arc<Pulse>,
     pub(super) drain: Drain,
     /// Elapsed before this driver, and since when it counts.
-    base: Clock,
+    pub(super) base: Clock,
     /// How long it has just waited in line behind other suspects.
-    waited: Duration,
-    began: Instant,
-    turn_began: Instant,
+    pub(super) waited: Duration,
+    pub(super) began: Instant,
+    pub(super) turn_began: Instant,
 }
 
 /// Drives a run that this node owns until it ends or has to be let go.
-pub(super) async fn drive(
-    tools: Tools,
-    run: RunId,
-    reason: String,
-    slot: Option<Slot>,
-    drain: Drain,
-) -> Left {
+pub(super) async fn drive(tools: Tools, driving: Driving, drain: Drain) -> Left {
+    let run = driving.run;
     let pulse = Arc::new(Pulse::default());
     pulse.promise(Instant::now() + COMMIT_MAX);
     if !tools.admission.attach(run, Arc::clone(&pulse)) {
         return Left { run, requeue: None, is_given_up: false };
     }
     let admission = tools.admission.clone();
-    let mut driven = drive_attached(&tools, run, &reason, slot, &pulse, &drain).await;
+    let mut driven = drive_attached(&tools, driving, &pulse, &drain).await;
     if let Err(Halt::Poisoned(why)) = driven {
         tracing::error!(run.id = %run, why, "the store refuses the events of run {run}; it fails");
         driven = fail(&tools, run, &pulse, &drain).await;
@@ -132,29 +122,34 @@ pub(super) async fn drive(
 
 async fn drive_attached(
     tools: &Tools,
-    run: RunId,
-    reason: &str,
-    slot: Option<Slot>,
+    driving: Driving,
     pulse: &Arc<Pulse>,
     drain: &Drain,
 ) -> Result<(), Halt> {
-    let row = load(tools, run, drain).await?;
+    let Driving { run, fresh, reason, slot } = driving;
+    let is_fresh = fresh.is_some();
+    let stored = match fresh {
+        Some(fresh) => fresh,
+        None => tools.stored(run, drain).await?,
+    };
     reach(Step::RunLoaded);
-    let mut driver = Driver::open(tools, &row, slot, pulse, drain).await?;
+    let mut driver = Driver::open(tools, &stored, slot, pulse, drain).await?;
     reach(Step::RunOpened);
     let span = match driver.spec.config.trace_enabled {
         true => tracing::info_span!("drive", run.id = %run),
         false => tracing::Span::none(),
     };
-    let driven = driver.whole_life(&row, reason).instrument(span).await;
+    let crashes = stored.row.crashes;
+    drop(stored);
+    let driven = driver.whole_life(crashes, &reason, is_fresh).instrument(span).await;
     driver.pen.close().await;
     driven
 }
 
 /// Ends a run whose own events the store refuses.
 async fn fail(tools: &Tools, run: RunId, pulse: &Arc<Pulse>, drain: &Drain) -> Result<(), Halt> {
-    let row = load(tools, run, drain).await?;
-    let mut driver = Driver::open(tools, &row, None, pulse, drain).await?;
+    let stored = tools.stored(run, drain).await?;
+    let mut driver = Driver::open(tools, &stored, None, pulse, drain).await?;
     let words = "the store refused an event of this run; the service's log says why";
     let ending = Ending::failed("internal", words.to_owned(), serde_json::Value::Null);
     let failed = match driver.read_inbox().await {
@@ -163,10 +158,6 @@ async fn fail(tools: &Tools, run: RunId, pulse: &Arc<Pulse>, drain: &Drain) -> R
     };
     driver.pen.close().await;
     failed
-}
-
-async fn load(tools: &Tools, run: RunId, drain: &Drain) -> Result<RunRow, Halt> {
-    tools.read(drain, || tools.store.load(run)).await?.ok_or(Halt::NotOwner)
 }
 
 impl Tools {
@@ -191,117 +182,8 @@ impl Tools {
 }
 
 impl Driver {
-    async fn open(
-        tools: &Tools,
-        row: &RunRow,
-        slot: Option<Slot>,
-        pulse: &Arc<Pulse>,
-        drain: &Drain,
-    ) -> Result<Driver, Halt> {
-        let corrupt = |what: &str, error: serde_json::Error| {
-            Halt::Store(StoreError::Corrupt(format!("{what} of run {}: {error}", row.id)))
-        };
-        let spec: Spec = serde_json::from_str(&row.spec).map_err(|e| corrupt("the spec", e))?;
-        let mut state = State::default();
-        for stored in tools.read(drain, || tools.store.log_for_fold(row.id)).await? {
-            let event: Event =
-                serde_json::from_str(&stored.data).map_err(|e| corrupt("an event", e))?;
-            state.apply(&event);
-        }
-        if state.last_seq > row.last_seq {
-            // Somebody appended between the two reads: not this node, which has no pen for it.
-            return Err(Halt::NotOwner);
-        }
-        assert_eq!(state.last_seq, row.last_seq, "the row and the log are one commit");
-        let now = tools.journal.now_ms();
-        let since = |ms: Option<i64>| {
-            ms.map_or(Duration::ZERO, |ms| {
-                Duration::from_millis(u64::try_from(now - ms).unwrap_or(0))
-            })
-        };
-        let at = state.last_at.parse::<jiff::Timestamp>().unwrap_or_default().as_millisecond();
-        let is_suspect = row.crashes >= SUSPECT_CRASHES;
-        // Its place in line is for others' sake: none of its time, as it is none of its turn's.
-        let waited = if is_suspect { since(Some(at)) } else { Duration::ZERO };
-        let all_waited = state.waited.saturating_add(waited);
-        let base = Clock {
-            elapsed: since(row.started_at_ms).saturating_sub(all_waited),
-            turn_elapsed: since(row.turn_started_at_ms),
-        };
-        let pen = tools.journal.open(&tools.node, row.id, row.last_seq, at).await?;
-        let began = Instant::now();
-        Ok(Driver {
-            tools: tools.clone(),
-            run: row.id,
-            public_id: row.public_id.clone(),
-            spec: Arc::new(spec),
-            state,
-            pen,
-            slot,
-            inbox_read: row.inbox_read,
-            is_suspect,
-            pulse: Arc::clone(pulse),
-            drain: drain.clone(),
-            base,
-            waited,
-            began,
-            turn_began: began,
-        })
-    }
-
-    /// From reading the inbox to the end, or to where the run has to be let go.
-    async fn whole_life(&mut self, row: &RunRow, reason: &str) -> Result<(), Halt> {
-        if self.state.status.is_terminal() {
-            return Ok(());
-        }
-        self.read_inbox().await?;
-        if self.state.cancelled_by.is_none() {
-            if self.slot.is_none() {
-                return Err(Halt::NoSlot);
-            }
-            self.start(row, reason).await?;
-        }
-        self.drive().await
-    }
-
-    async fn start(&mut self, row: &RunRow, reason: &str) -> Result<(), Halt> {
-        let reason = match reason {
-            "drain" => StartReason::Drain,
-            "crash" => StartReason::Crash,
-            "inbox" => StartReason::Inbox,
-            "timer" => StartReason::Timer,
-            _new => StartReason::New,
-        };
-        let mut drafts = vec![self.draft(Body::RunStarted {
-            node: self.tools.node.name.to_string(),
-            reason,
-            crashes: row.crashes,
-            elapsed: self.base.elapsed.as_secs_f64(),
-            turn_elapsed: self.base.turn_elapsed.as_secs_f64(),
-            waited: self.waited.as_secs_f64(),
-        })];
-        if let Some(open) = &self.state.open {
-            let cause = match reason {
-                StartReason::Drain => AbortReason::Drain,
-                StartReason::New | StartReason::Crash | StartReason::Inbox | StartReason::Timer => {
-                    AbortReason::Crash
-                }
-            };
-            drafts.push(self.abandoned(open.started, cause));
-        }
-        let update = RunUpdate {
-            status: Status::Running,
-            stop_reason: None,
-            output_preview: None,
-            at_ms: 0,
-        };
-        self.append(drafts, Effects { update: Some(update), ..Effects::default() }).await?;
-        reach(Step::RunStarted);
-        Ok(())
-    }
-
-    async fn drive(&mut self) -> Result<(), Halt> {
-        let mut work = Work::Again;
+    /// Does what is to be done until the run ends, or has to be let go.
+    pub(super) async fn drive(&mut self, mut work: Work) -> Result<(), Halt> {
         let mut waited = false;
         loop {
             if self.drain.soon.is_cancelled() {
@@ -420,15 +302,16 @@ impl Driver {
         }
     }
 
+    /// Commits drafts; false where starts among them were refused, because a cancel was accepted.
     pub(super) async fn append(
         &mut self,
         drafts: Vec<Draft>,
         effects: Effects,
-    ) -> Result<(), Halt> {
+    ) -> Result<bool, Halt> {
         let effects = Effects { shown: self.shown(&drafts), ..effects };
         let committed = self.pen.append(drafts, effects).await?;
         self.fold(&committed.events);
-        Ok(())
+        Ok(!committed.starts_refused)
     }
 
     pub(super) fn fold(&mut self, events: &[Event]) {

@@ -6,6 +6,7 @@ mod driver;
 mod inbox;
 mod jitter;
 mod lease;
+mod opening;
 mod plan;
 mod stuck;
 mod tools;
@@ -30,7 +31,7 @@ use crate::admission::{Admission, Lease, Slot};
 use crate::journal::{Journal, NewRun};
 use crate::model::Registry;
 use crate::run::{Catalog, RunId, limits};
-use crate::store::{LetGo, Node, Store};
+use crate::store::{LetGo, Node, Store, StoredRun};
 use crate::tool::Toolbox;
 
 /// How often the queue is looked at when nobody wakes the pool: the truth behind every wake-up.
@@ -88,6 +89,18 @@ pub struct Pool {
     orphans: BTreeSet<RunId>,
     /// Runs that are left alone until the next start: every driver of theirs failed.
     given_up: BTreeSet<RunId>,
+}
+
+/// A run to be driven.
+#[derive(Debug)]
+struct Driving {
+    run: RunId,
+    /// What is stored of it, where nobody can have done anything to it since it was created.
+    fresh: Option<Arc<StoredRun>>,
+    /// Why it waited for an owner.
+    reason: String,
+    /// None where only its inbox is to be read, or its end to be committed.
+    slot: Option<Slot>,
 }
 
 /// A driver has let go of its run.
@@ -181,12 +194,14 @@ impl Pool {
         let (mut next, mut is_queued) = (Some(first), false);
         while let Some(news) = next {
             match news {
-                NewRun::Born(node, run, permit) if node == self.tools.node.id => {
+                NewRun::Born { node, run, fresh, permit } if node == self.tools.node.id => {
                     let slot = self.tools.admission.slot(permit);
-                    self.drive(run, "new".to_owned(), Some(slot), drain);
+                    let driving =
+                        Driving { run, fresh, reason: "new".to_owned(), slot: Some(slot) };
+                    self.drive(driving, drain);
                 }
                 // It is rescued with all that the node had.
-                NewRun::Born(..) => {}
+                NewRun::Born { .. } => {}
                 NewRun::Queued => is_queued = true,
             }
             next = self.new_runs.try_recv().ok();
@@ -203,9 +218,9 @@ impl Pool {
         used < slots && self.claim(drain).await
     }
 
-    fn drive(&mut self, run: RunId, reason: String, slot: Option<Slot>, drain: &Drain) {
-        let driving = driver::drive(self.tools.clone(), run, reason, slot, drain.clone());
-        let task = self.drivers.spawn(driving);
+    fn drive(&mut self, driving: Driving, drain: &Drain) {
+        let run = driving.run;
+        let task = self.drivers.spawn(driver::drive(self.tools.clone(), driving, drain.clone()));
         self.driven.insert(task.id(), run);
         metrics::gauge!("runledger_drivers").set(self.drivers.len() as f64);
     }

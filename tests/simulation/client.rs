@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runledger::journal::{Intent, Placement, Refused};
+use runledger::journal::{Placement, Refused};
 use runledger::run::event::{AgentRef, FORMAT, is_terminal};
 use runledger::run::{Body, Draft, RunId, Seq, Spec};
 use runledger::store::{Create, InboxNote, Key, KeyKind, Left, Notice, StoreError, StoredEvent};
@@ -85,14 +85,16 @@ async fn create(world: &World, number: u64, key: Option<String>, rng: &mut Rng) 
         let answer = ask(&life, creating).await;
         world.say(|| format!("c{number} creates {id} at p{place}: {answer:?}"));
         match answer {
-            Some(Ok(Intent::New(run) | Intent::Existing(run))) => {
-                let mut ledger = world.ledger();
-                ledger.accepted.entry(number).or_default().insert(run);
-                return Some(run);
-            }
-            Some(Ok(Intent::Conflict)) => {
-                world.violation(format!("the key of client {number} is somebody else's"));
-                return None;
+            Some(Ok(intent)) => {
+                match intent.run() {
+                    Some(run) => {
+                        world.ledger().accepted.entry(number).or_default().insert(run);
+                    }
+                    None => {
+                        world.violation(format!("the key of client {number} is somebody else's"));
+                    }
+                }
+                return intent.run();
             }
             Some(Err(_)) | None if key.is_none() => return None,
             // Nobody knows whether it was created: it is asked again.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use runledger::run::{RunId, Status};
-use runledger::store::{Create, Created};
+use runledger::store::{Create, Created, StoredRun};
 
 use crate::bench::{Bench, client_id, intent, key};
 
@@ -13,6 +13,20 @@ pub(crate) async fn the_same_key_and_body_are_the_same_run(bench: Bench) {
     let again = Create { keys: vec![key("a")], ..intent("body") };
     assert_eq!(bench.create_one(again.clone()).await, Created::Existing(first.id));
     assert_eq!(bench.store.load(again.id).await.expect("it is read").map(|row| row.id), None);
+}
+
+/// A driver and a client are told what was created, without a look.
+pub(crate) async fn what_is_told_of_a_new_run_is_what_is_stored(bench: Bench) {
+    for owner in [None, Some(bench.node().await.id)] {
+        let keys =
+            vec![key(&format!("{owner:?}")), client_id(&format!("mine-{}", owner.is_some()))];
+        let create = Create { keys, owner, ..intent("body") };
+        assert_eq!(bench.create_one(create.clone()).await, Created::New);
+        let told = StoredRun::of(create);
+        let run = told.row.id;
+        assert_eq!(bench.row(run).await, told.row);
+        assert_eq!(bench.store.log_for_fold(run).await.expect("it is read"), told.log);
+    }
 }
 
 pub(crate) async fn the_same_key_and_another_body_are_refused(bench: Bench) {

@@ -50,6 +50,7 @@ conformance!(sqlite, postgres, memory => {
         a_second_key_is_bound_in_the_same_commit,
         of_64_racers_with_one_key_one_makes_the_run,
         a_key_is_of_its_tenant_and_its_kind,
+        what_is_told_of_a_new_run_is_what_is_stored,
         a_run_is_born_with_an_owner_or_it_is_queued,
         a_dead_node_gives_birth_to_nothing,
         a_create_that_is_sent_again_is_the_same_run;

@@ -15,11 +15,19 @@ async fn the_pool_and_the_hub_hear_of_a_run_before_its_client_does() {
         bench.journal.create(queued, note(1), Placement::Queue).await,
         bench.journal.create(born, note(1), bench.here().await).await,
     ];
-    assert_eq!(intents, [Ok(Intent::New(queued_id)), Ok(Intent::New(born_id))]);
+    let news = intents.map(|intent| match intent {
+        Ok(Intent::New { run, is_born }) => (run.row.id, is_born),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(news, [(queued_id, false), (born_id, true)]);
     assert_eq!(watch.position().0, 1);
     assert!(matches!(bench.new_runs.try_recv(), Ok(NewRun::Queued)));
-    let news = bench.new_runs.try_recv();
-    assert!(matches!(&news, Ok(NewRun::Born(_, run, _)) if *run == born_id), "{news:?}");
+    match bench.new_runs.try_recv() {
+        Ok(NewRun::Born { run, fresh: Some(fresh), .. }) => {
+            assert_eq!((run, fresh.row.id), (born_id, born_id));
+        }
+        other => panic!("{other:?}"),
+    }
     assert_eq!(bench.owned().await, [born_id]);
 }
 
@@ -35,14 +43,13 @@ async fn dropping_a_create_loses_only_its_answer() {
     drop(creating);
     bench.start();
     let news = bench.new_runs.recv().await;
-    assert!(matches!(&news, Some(NewRun::Born(_, born, _)) if *born == run), "{news:?}");
+    assert!(matches!(&news, Some(NewRun::Born { run: born, .. }) if *born == run), "{news:?}");
     assert_eq!(bench.transcript(run).await, Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn a_create_whose_answer_is_lost_is_one_run_and_is_answered() {
-    let bench = Bench::started().await;
-    // Nobody hears of the new runs here, and 64 may wait to be heard of.
+    let mut bench = Bench::started().await;
     let (times, mut ok) = (scaled(10, 60), 0);
     for number in 0..times {
         let key = Key { kind: KeyKind::Idempotency, key: number.to_string() };
@@ -55,7 +62,11 @@ async fn a_create_whose_answer_is_lost_is_one_run_and_is_answered() {
             bench.faults().lose_answers(1);
         }
         let intent = bench.journal.create(create, note(1), bench.here().await).await;
-        assert_eq!(intent, Ok(Intent::New(run)));
+        assert!(matches!(intent, Ok(Intent::New { .. })), "{intent:?}");
+        assert_eq!(intent.expect("it was created").run(), Some(run));
+        // It may have been there for a while: its driver reads what has become of it.
+        let news = bench.new_runs.try_recv();
+        assert!(matches!(&news, Ok(NewRun::Born { fresh: None, .. })), "{news:?}");
         ok += 1;
     }
     let owned = bench.owned().await.len();
@@ -85,7 +96,7 @@ async fn a_dead_node_queues_what_it_would_have_driven() {
     let create = intent();
     let run = create.id;
     let intent = bench.journal.create(create, note(1), bench.here().await).await;
-    assert_eq!(intent, Ok(Intent::New(run)));
+    assert_eq!(intent.map(|intent| intent.run()), Ok(Some(run)));
     assert!(matches!(bench.new_runs.try_recv(), Ok(NewRun::Queued)));
     let claimed = bench.store.claim(next, 1).await.expect("the queue is read").runs;
     assert_eq!(claimed.iter().map(|one| one.run).collect::<Vec<_>>(), [run]);
