@@ -9,6 +9,7 @@ mod remote;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -24,6 +25,10 @@ const TAIL_EVENTS: usize = 256;
 
 /// How many bytes of events a watched run keeps in memory.
 const TAIL_BYTES: usize = 256 * 1024;
+
+/// How long after its create a run may be without a driver: until then nobody is told that somebody here
+/// waits for it.
+const SOON: Duration = Duration::from_millis(25);
 
 /// How many notices to other nodes may wait: each is a hint, and those beyond are dropped.
 const NOTICES_MAX: usize = 4096;
@@ -99,6 +104,14 @@ impl Hub {
         });
         entry.listeners += 1;
         Watch { hub: self.clone(), run, position: entry.position.subscribe() }
+    }
+
+    /// Whether a run is driven elsewhere, as far as is known here, and the others have not been told that
+    /// somebody waits for it.
+    fn is_elsewhere(&self, run: RunId) -> bool {
+        let runs = self.lock();
+        let is_told = || runs.watched.get(&run).is_some_and(|entry| entry.is_announced);
+        self.others.is_some() && !runs.local.contains(&run) && !is_told()
     }
 
     /// Somebody waits for a run's commits: where it is driven elsewhere, the others are told, once.
@@ -213,7 +226,12 @@ impl Watch {
     /// # Cancel safety
     /// Dropping it loses nothing.
     pub async fn beyond(&mut self, seen: Seq) {
-        if self.position() <= seen {
+        if self.position() <= seen && self.hub.is_elsewhere(self.run) {
+            // A run that was just created is taken over here in a moment, and nobody has to be told.
+            let moved = self.position.wait_for(|position| *position > seen);
+            if tokio::time::timeout(SOON, moved).await.is_ok() {
+                return;
+            }
             self.hub.announce(self.run);
         }
         self.position

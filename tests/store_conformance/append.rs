@@ -80,7 +80,7 @@ async fn beside_nine(bench: &Bench) -> (usize, usize) {
 async fn without_the_condition_on_the_owner_a_stale_append_is_found_out() {
     let bench = Bench::postgres().await;
     let condition = "and node_id is not distinct from me";
-    let is_off = bench.change("append_batch", condition, "").await;
+    let is_off = bench.change("commit_batch", condition, "").await;
     let (committed, wrong) = beside_nine(&bench).await;
     println!("row=27 control=true faults_fired={is_off} ops_ok={committed} value={wrong}");
     assert_eq!((committed, wrong), (9, 1));

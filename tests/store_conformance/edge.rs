@@ -27,7 +27,7 @@ async fn through_lost_answers(is_protected: bool, times: usize) -> (usize, usize
     let (bench, proxy, mut node) = disturbed().await;
     if !is_protected {
         for condition in ["number = last.n", "number < last.n"] {
-            assert_eq!(bench.change("append_batch", condition, "false").await, 1);
+            assert_eq!(bench.change("commit_batch", condition, "false").await, 1);
         }
     }
     let run = node.born().await;

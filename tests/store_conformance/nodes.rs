@@ -412,8 +412,8 @@ async fn clients_and_drivers_and_the_beginnings_of_nodes_wait_for_no_others() {
     let node = bench.node().await;
     let (run, other) = (node.born().await, node.born().await);
     let (mut session, mut watch) = (bench.session().await, bench.session().await);
-    // Four connections of drivers and six of clients wait for this.
-    for (drivers, clients) in [(4, 0), (0, 6)] {
+    // Four connections of drivers and four of readers wait for this.
+    for (drivers, clients) in [(4, 0), (0, 4)] {
         let mut open = session.begin().await.expect("it begins");
         sqlx::query("select from runs where id = $1 for update")
             .bind(run.0)

@@ -83,10 +83,12 @@ async fn claim_runs(session: &mut PgConnection, node: NodeId) {
 /// The end of a run as its event 2, on the condition that its inbox is empty.
 async fn end_run(session: &mut PgConnection, node: NodeId, run: RunId) {
     let letters: String = sqlx::query_scalar(
-        "select append_batch($1, 1, array[$2]::uuid[], array[2::bigint], array[1],
+        "select commit_batch($1, 1, $2, $2, array[$2]::uuid[], array[2::bigint], array[1],
                 array[null]::integer[], array[0::bigint], array[null]::bigint[], array[false],
                 array[null]::bigint[], array['COMPLETED'], array[null]::text[], array[null]::text[],
-                array[null]::bigint[], array[now_ms()], array[1], array[2::bigint],
+                array[null]::bigint[], array[now_ms()], array[null]::integer[],
+                array[null]::text[], array[null]::text[], array[null]::double precision[],
+                array[null]::text[], array[1], array[2::bigint],
                 array[13::smallint], array['{}'])",
     )
     .bind(node.0)

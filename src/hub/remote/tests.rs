@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use super::super::SOON;
 use super::*;
 use crate::store::StoredEvent;
 
@@ -84,8 +85,11 @@ async fn a_listener_asks_for_notices_of_runs_that_are_driven_elsewhere() {
     let (mut first, mut second) = (bench.hub.watch(run(1)), bench.hub.watch(run(2)));
     let mut third = bench.hub.watch(run(2));
     assert_eq!(bench.told(), [], "whoever only looks at it needs no notices");
+    tokio::time::pause();
+    let waited = tokio::time::timeout(Duration::ZERO, second.beyond(Seq(0))).await;
+    assert!(waited.is_err() && bench.told() == [], "it may have just been created here");
     for waiting in [&mut first, &mut second, &mut third] {
-        let waited = tokio::time::timeout(Duration::ZERO, waiting.beyond(Seq(0))).await;
+        let waited = tokio::time::timeout(2 * SOON, waiting.beyond(Seq(0))).await;
         assert!(waited.is_err(), "nothing came");
     }
     assert_eq!(bench.told(), [Notice::Listened(run(2))]);

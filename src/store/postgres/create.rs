@@ -1,4 +1,4 @@
-//! The create lane: keys, run, queue row and first events in one statement (`create_batch`).
+//! The create lane: keys, run, queue row and first events in one statement (`commit_creates`).
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::error::is_contended;
-use super::journal::Events;
+use super::journal::{Events, place};
 use super::{Postgres, unreadable};
 use crate::run::RunId;
 use crate::store::{Create, Created, StoreError};
@@ -21,13 +21,13 @@ const TRIES_MAX: usize = 4;
 const ALONE_MAX: usize = 16;
 
 const CREATE: &str = "select letters, holders
-       from create_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                         $18, $19, $20)";
+       from commit_creates($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+                           $17, $18, $19, $20, $21)";
 
 /// The same where a run has labels.
 const CREATE_AND_LABEL: &str = "select letters, holders, label_new($1, letters)
-       from create_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                         $18, $19, $20)";
+       from commit_creates($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+                           $17, $18, $19, $20, $21)";
 
 impl Postgres {
     pub(in crate::store) async fn create(
@@ -125,6 +125,7 @@ async fn ask(
         .bind(column(creates, |create| create.input_preview.as_str()))
         .bind(column(creates, |create| create.metadata.as_str()))
         .bind(column(creates, |create| create.spec.as_str()))
+        .bind(column(creates, |create| create.events.last().map_or(0, |event| place(event.seq))))
         .bind(keys.iter().map(|(of, _)| *of).collect::<Vec<i32>>())
         .bind(keys.iter().map(|(_, key)| key.kind.name()).collect::<Vec<&str>>())
         .bind(keys.iter().map(|(_, key)| key.key.as_str()).collect::<Vec<&str>>())

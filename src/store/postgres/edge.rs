@@ -30,6 +30,19 @@ const IDLE: Duration = Duration::from_secs(1);
 /// How long a connection may take to say that it is there, or goodbye: a new one is soon made.
 const WORD: Duration = Duration::from_millis(500);
 
+/// With so many days, a plan that is kept for all of them costs more to begin than a new one to make.
+const KEPT_DAYS_MAX: u32 = 60;
+
+/// When statements are planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plans {
+    /// By PostgreSQL's own judgement.
+    Usual,
+    /// Once a connection, while there are few days: everything there is looked up by keys, and planning
+    /// would cost more than carrying out.
+    Kept,
+}
+
 /// Some connections for one purpose.
 #[derive(Clone, Debug)]
 pub(super) struct Edge {
@@ -81,13 +94,13 @@ impl Edge {
         options: &PgConnectOptions,
         name: &str,
         connections: u32,
-        deadline: Duration,
+        (deadline, plans): (Duration, Plans),
         breaks: &Breaks,
     ) -> Edge {
         Edge {
             purpose: Arc::new(Purpose {
                 options: options.clone().application_name(&format!("runledger {name}")),
-                greeting: greeting(deadline),
+                greeting: greeting(deadline, plans),
                 deadline,
                 connections,
                 breaks: breaks.clone(),
@@ -217,11 +230,22 @@ impl Purpose {
 /// memory are none; those that wait for standbys stay as they are. Everything is looked up by a key, also
 /// in a day's first minutes, when the statistics say that there is nothing to be read; and no statement
 /// is so long that it is worth compiling.
-fn greeting(deadline: Duration) -> String {
+fn greeting(deadline: Duration, plans: Plans) -> String {
+    let plans = match plans {
+        Plans::Usual => String::new(),
+        // Were a plan kept that was made while a day was empty, it would join by reading all of it.
+        Plans::Kept => format!(
+            "set enable_hashjoin = off; set enable_mergejoin = off;
+             select set_config('plan_cache_mode', case when count(*) <= {KEPT_DAYS_MAX}
+                                                       then 'force_generic_plan'
+                                                       else 'force_custom_plan' end, false)
+               from pg_inherits where inhparent = to_regclass('runs');"
+        ),
+    };
     let statement = deadline.saturating_sub(SERVER_FIRST).max(deadline / 2).as_millis();
     let silence = deadline.as_millis();
     format!(
-        "set statement_timeout = {statement}; set idle_in_transaction_session_timeout = {silence}; \
+        "{plans} set statement_timeout = {statement}; set idle_in_transaction_session_timeout = {silence}; \
          set tcp_user_timeout = {silence}; \
          set default_transaction_isolation = 'read committed'; set enable_seqscan = off; \
          set jit = off; \

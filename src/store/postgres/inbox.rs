@@ -22,7 +22,7 @@ impl Postgres {
         note: InboxNote,
     ) -> Result<Left, StoreError> {
         let tenant = tenant.to_owned();
-        self.clients
+        self.readers
             .run(move |connection| {
                 Box::pin(async move {
                     let (outcome, owner): (String, Option<i64>) =

@@ -1,25 +1,17 @@
-//! The append lane: one statement for everything that the node has waiting (`append_batch`).
+//! The append lane: one statement for everything that the node has waiting (`commit_batch`).
 
 use std::sync::Arc;
 
-use sqlx::postgres::PgArguments;
-use sqlx::query::QueryAs;
 use uuid::Uuid;
 
 use super::error::is_fenced;
 use super::{Postgres, as_i64, unreadable};
 use crate::run::Seq;
-use crate::store::{Append, Appended, BatchNumber, NodeId, Shown, StoreError, StoredEvent};
+use crate::store::{Append, Appended, BatchNumber, NodeId, StoreError, StoredEvent};
 
 const APPEND: &str =
-    "select append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-                           $15, $16, $17, $18, $19)";
-
-/// The same where lists show something new. Sent again it shows the same again.
-const APPEND_AND_SHOW: &str =
-    "select show_runs($1, append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-                                   $15, $16, $17, $18, $19),
-                      $3, $20, $21, $22, $23, $24)";
+    "select commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+                         $18, $19, $20, $21, $22, $23, $24, $25, $26)";
 
 impl Postgres {
     pub(in crate::store) async fn append(
@@ -35,11 +27,11 @@ impl Postgres {
                 Box::pin(async move {
                     let runs = Runs::of(&batch);
                     let events = Events::of(batch.iter().map(|append| append.events.as_slice()));
-                    let has_news = batch.iter().any(|append| append.shown != Shown::default());
-                    let statement = if has_news { APPEND_AND_SHOW } else { APPEND };
-                    let mut query = sqlx::query_as(statement)
+                    let query = sqlx::query_as(APPEND)
                         .bind(node.0)
                         .bind(as_i64(number.0))
+                        .bind(runs.ids.iter().min().copied())
+                        .bind(runs.ids.iter().max().copied())
                         .bind(runs.ids)
                         .bind(runs.first_seqs)
                         .bind(runs.counts)
@@ -53,13 +45,15 @@ impl Postgres {
                         .bind(runs.previews)
                         .bind(runs.started_ats)
                         .bind(runs.finished_ats)
+                        .bind(runs.turn_counts)
+                        .bind(runs.usages)
+                        .bind(runs.errors)
+                        .bind(runs.elapseds)
+                        .bind(runs.metadatas)
                         .bind(events.places)
                         .bind(events.seqs)
                         .bind(events.types)
                         .bind(events.data);
-                    if has_news {
-                        query = shown(query, &batch);
-                    }
                     // Counted here, where the database said it: the node that wakes from a freeze
                     // finds out by itself as well, and may not wait for this answer.
                     let answered = query.fetch_one(connection).await;
@@ -83,22 +77,6 @@ fn fenced(answered: &Result<(String,), sqlx::Error>) -> u64 {
         Ok((letters,)) => u64::from(letters.contains('n')),
         Err(error) => u64::from(is_fenced(error)),
     }
-}
-
-type Letters<'q> = QueryAs<'q, sqlx::Postgres, (String,), PgArguments>;
-
-/// Binds what lists show, by columns.
-fn shown<'q>(query: Letters<'q>, batch: &'q [Append]) -> Letters<'q> {
-    fn column<'q, T>(batch: &'q [Append], of: impl Fn(&'q Shown) -> T) -> Vec<T> {
-        batch.iter().map(|append| of(&append.shown)).collect()
-    }
-    let turns = |shown: &Shown| shown.turn_count.map(|n| i32::try_from(n).unwrap_or(i32::MAX));
-    query
-        .bind(column(batch, turns))
-        .bind(column(batch, |shown| shown.usage.as_deref()))
-        .bind(column(batch, |shown| shown.error.as_deref()))
-        .bind(column(batch, |shown| shown.elapsed))
-        .bind(column(batch, |shown| shown.metadata.as_deref()))
 }
 
 fn appended(letter: char) -> Result<Appended, StoreError> {
@@ -127,6 +105,11 @@ struct Runs<'a> {
     previews: Vec<Option<&'a str>>,
     started_ats: Vec<Option<i64>>,
     finished_ats: Vec<Option<i64>>,
+    turn_counts: Vec<Option<i32>>,
+    usages: Vec<Option<&'a str>>,
+    errors: Vec<Option<&'a str>>,
+    elapseds: Vec<Option<f64>>,
+    metadatas: Vec<Option<&'a str>>,
 }
 
 impl Runs<'_> {
@@ -152,6 +135,13 @@ impl Runs<'_> {
             runs.previews.push(update.and_then(|update| update.output_preview.as_deref()));
             runs.started_ats.push(started);
             runs.finished_ats.push(finished);
+            let shown = &append.shown;
+            let turns = shown.turn_count.map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+            runs.turn_counts.push(turns);
+            runs.usages.push(shown.usage.as_deref());
+            runs.errors.push(shown.error.as_deref());
+            runs.elapseds.push(shown.elapsed);
+            runs.metadatas.push(shown.metadata.as_deref());
         }
         runs
     }
@@ -194,7 +184,7 @@ impl<'a> Events<'a> {
     }
 }
 
-fn place(seq: Seq) -> i64 {
+pub(super) fn place(seq: Seq) -> i64 {
     // No log is that long: it is refused as a gap.
     i64::try_from(seq.0).unwrap_or(i64::MAX)
 }

@@ -42,9 +42,12 @@ const TAKE_OVER: Duration = Duration::from_secs(20);
 /// How long the making of partitions may take: it waits for whoever holds the tables.
 const MAINTAIN: Duration = Duration::from_secs(30);
 
-/// How many connections answer clients: their reads are short, and more would only wait for the
-/// database's cores.
-const CLIENTS: u32 = 6;
+/// How many connections read one run for clients, or leave it a note: that is short, and more would only
+/// wait for the database's cores.
+const READERS: u32 = 4;
+
+/// How many connections answer clients who ask about many runs.
+const CLIENTS: u32 = 2;
 
 /// How many connections load runs and let go of them, apart from those of the clients, so that
 /// neither starves the other.
@@ -77,6 +80,9 @@ pub struct Postgres {
     nodes: Edge,
     notices: Edge,
     drivers: Edge,
+    /// What is about one run.
+    readers: Edge,
+    /// What is about many.
     clients: Edge,
     upkeep: Edge,
     ear: Ear,
@@ -141,6 +147,7 @@ impl Postgres {
             &self.nodes,
             &self.notices,
             &self.drivers,
+            &self.readers,
             &self.clients,
             &self.upkeep,
         ] {

@@ -11,9 +11,9 @@ use sqlx::{ConnectOptions, Connection, SqlSafeStr};
 use tokio::time::timeout;
 
 use super::clock::Clock;
-use super::edge::{Breaks, Edge};
+use super::edge::{Breaks, Edge, Plans};
 use super::notices::Ear;
-use super::{CLIENTS, DRIVERS, MAINTAIN, NODES, Postgres, READ, TAKE_OVER, WRITE};
+use super::{CLIENTS, DRIVERS, MAINTAIN, NODES, Postgres, READ, READERS, TAKE_OVER, WRITE};
 
 /// The oldest PostgreSQL on which this store was tried: it has what we ask of it, and is the oldest
 /// that its makers keep.
@@ -66,21 +66,25 @@ impl Postgres {
         prepare(&address, &place).await?;
         let breaks = Breaks::default();
         let edge = |name: &'static str, connections, deadline| {
-            Edge::new(&address, name, connections, deadline, &breaks)
+            Edge::new(&address, name, connections, (deadline, Plans::Usual), &breaks)
+        };
+        let planned = |name: &'static str, connections, deadline| {
+            Edge::new(&address, name, connections, (deadline, Plans::Kept), &breaks)
         };
         let store = Postgres {
             place: Arc::from(place),
             lease,
             clock: Clock::new(),
-            appends: edge("append", 1, WRITE),
-            creates: edge("create", 1, WRITE),
+            appends: planned("append", 1, WRITE),
+            creates: planned("create", 1, WRITE),
             claims: edge("claim", 1, WRITE),
             // A beat that is later than that is not worth waiting for: the next may still be in time.
             beats: edge("heartbeat", 1, (lease / 3).clamp(BEAT_MIN, WRITE)),
             owned: edge("owned", 1, READ),
             nodes: edge("nodes", NODES, TAKE_OVER),
             notices: edge("notify", 1, READ),
-            drivers: edge("drivers", DRIVERS, WRITE),
+            drivers: planned("drivers", DRIVERS, WRITE),
+            readers: planned("readers", READERS, READ),
             clients: edge("clients", CLIENTS, READ),
             upkeep: edge("upkeep", 1, MAINTAIN),
             ear,
@@ -246,6 +250,11 @@ fn migrations() -> Migrator {
         migration(2, "journal", include_str!("../../../migrations/postgres/0002_journal.sql")),
         migration(3, "ownership", include_str!("../../../migrations/postgres/0003_ownership.sql")),
         migration(4, "lists", include_str!("../../../migrations/postgres/0004_lists.sql")),
+        migration(
+            5,
+            "one_update",
+            include_str!("../../../migrations/postgres/0005_one_update.sql"),
+        ),
     ])
 }
 

@@ -31,7 +31,7 @@ impl Postgres {
             Err(_) => None,
         };
         let Some(id) = id else { return Ok(None) };
-        row(&self.clients, id.0, Some(tenant.to_owned())).await
+        row(&self.readers, id.0, Some(tenant.to_owned())).await
     }
 
     /// The run that a client has given this name.
@@ -41,7 +41,7 @@ impl Postgres {
         name: &str,
     ) -> Result<Option<RunId>, StoreError> {
         let (tenant, name) = (tenant.to_owned(), name.to_owned());
-        self.clients
+        self.readers
             .run(|connection| {
                 Box::pin(async move {
                     let row: Option<(Uuid,)> = sqlx::query_as(
@@ -69,7 +69,7 @@ impl Postgres {
     fn edge_of(&self, reader: Reader) -> &Edge {
         match reader {
             Reader::Driver => &self.drivers,
-            Reader::Client => &self.clients,
+            Reader::Client => &self.readers,
         }
     }
 
@@ -82,7 +82,7 @@ impl Postgres {
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         let after = i64::try_from(after.0).unwrap_or(i64::MAX);
-        self.clients
+        self.readers
             .run(move |connection| {
                 Box::pin(async move {
                     let rows: Vec<(i64, i16, String)> = sqlx::query_as(
@@ -122,7 +122,7 @@ impl Postgres {
             TypeFilter::Without(kinds) => (false, kinds.clone()),
         };
         let kinds: Vec<i16> = kinds.into_iter().map(i16::from).collect();
-        self.clients
+        self.readers
             .run(move |connection| {
                 Box::pin(async move {
                     let rows: Vec<(i64, i16, String)> = sqlx::query_as(
@@ -217,7 +217,7 @@ impl Postgres {
         &self,
         run: RunId,
     ) -> Result<Option<u64>, StoreError> {
-        self.clients
+        self.readers
             .run(move |connection| {
                 Box::pin(async move {
                     let row: Option<(i64,)> = sqlx::query_as(
@@ -247,7 +247,7 @@ impl Postgres {
     }
 
     pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
-        self.clients
+        self.readers
             .run(|connection| {
                 Box::pin(async move {
                     sqlx::query("select 1").execute(connection).await?;

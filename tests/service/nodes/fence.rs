@@ -19,7 +19,7 @@ async fn cut_the_fence(nodes: &Nodes) {
     drop(nodes.start().await.kill().await);
     let mut connection = sqlx::postgres::PgConnection::connect(&nodes.url).await.unwrap();
     let (mut function,): (String,) =
-        sqlx::query_as("select pg_get_functiondef('append_batch'::regproc)")
+        sqlx::query_as("select pg_get_functiondef('commit_batch'::regproc)")
             .fetch_one(&mut connection)
             .await
             .unwrap();
@@ -59,7 +59,9 @@ async fn two_owners(has_fence: bool) -> TwoOwners {
     }
     let [other] = nodes.start_many::<1>().await;
     // Two seconds into its life its heartbeat is held up for longer than the lease.
-    let setup = nodes.setup.clone().env("FAILPOINTS", "beat.asked=10*off->1*sleep(3500)");
+    // That holds a whole thread: there are others for what is to go on.
+    let setup = nodes.setup.clone().env("TOKIO_WORKER_THREADS", "8");
+    let setup = setup.env("FAILPOINTS", "beat.asked=10*off->1*sleep(3500)");
     let dies = Service::in_folder(Arc::new(tempfile::tempdir().unwrap()), setup).await;
     let mut runs = Vec::new();
     for n in 0..RUNS {
