@@ -1,7 +1,7 @@
 # The recipes of the project. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain run fmt lint test torture openapi generators schemathesis clients
+.PHONY: help setup toolchain run fmt lint test torture bench openapi generators schemathesis clients
 SHELL := /bin/bash
 
 # Programs, and the Debian packages that have them: to build and try the service, and to test it
@@ -36,16 +36,21 @@ fmt: ## format the code
 
 lint: setup ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace -- -D warnings
 
 test: lint ## everything that must hold before a change lands
 	@mkdir -p target/torture
-	set -o pipefail; cargo test --locked -- --show-output 2>&1 | tee target/torture/short.log
+	set -o pipefail; cargo test --locked --workspace -- --show-output 2>&1 | tee target/torture/short.log
 	tests/torture/torture.py --judge target/torture/short.log
 
 torture: setup ## docs/reliability.md in its whole size; ROWS="1 4" for some of it
 	tests/torture/torture.py $(ROWS) --report docs/torture.md
+
+# Both at once: alone, each would be built with other features of the crates they share.
+bench: setup ## measure beside the database's limit; CASES="plain tools", OPTIONS="--size whole --json FILE"
+	cargo build --release --locked --workspace
+	target/release/runledger-bench $(CASES) $(OPTIONS)
 
 openapi: toolchain ## write openapi.yaml anew, after a change of the API
 	cargo run --quiet --locked -- openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml

@@ -52,7 +52,8 @@ impl Planted {
             .map(|(name, _)| format!("{name} = {{ path = \"{name}\" }}\n"))
             .collect();
         let manifest: toml::Table = read("Cargo.toml").parse().expect("cargo has read it");
-        let lints = toml::Table::from_iter([("lints".to_owned(), manifest["lints"].clone())]);
+        let lints =
+            toml::Table::from_iter([("lints".to_owned(), manifest["workspace"]["lints"].clone())]);
         let own = package("planted");
         let manifest = format!("{own}\n[workspace]\n\n[dependencies]\n{dependencies}\n{lints}");
         planted.write("Cargo.toml", &manifest);
