@@ -1,6 +1,11 @@
 //! The cases: each measures one thing, and checks that all it asked for was done, and done right.
 
+mod create;
+mod events;
+mod naive;
 mod plain;
+mod rate;
+mod tools;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,8 +28,30 @@ pub(crate) struct Case {
 pub(crate) type Measuring<'a> = Pin<Box<dyn Future<Output = Result<Outcome>> + 'a>>;
 
 /// Every case, in the order in which they run.
-pub(crate) const CASES: &[Case] = &[Case {
-    name: "plain",
-    says: "runs of one turn and twenty deltas a second, by how many are in flight",
-    run: |rig| Box::pin(plain::run(rig)),
-}];
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "plain",
+        says: "runs of one turn and twenty deltas a second, by how many are in flight",
+        run: |rig| Box::pin(plain::run(rig)),
+    },
+    Case {
+        name: "tools",
+        says: "the same with a call of an HTTP tool and a second turn",
+        run: |rig| Box::pin(tools::run(rig)),
+    },
+    Case {
+        name: "create",
+        says: "how long POST /runs takes while many runs are in flight",
+        run: |rig| Box::pin(create::run(rig)),
+    },
+    Case {
+        name: "events",
+        says: "durable events a second, of many runs whose text comes over time",
+        run: |rig| Box::pin(events::run(rig)),
+    },
+    Case {
+        name: "naive",
+        says: "plain runs beside the same with a transaction for each change of state",
+        run: |rig| Box::pin(naive::run(rig)),
+    },
+];

@@ -144,7 +144,6 @@ impl Postgres {
         script: &Path,
         clients: u32,
         until: Until,
-        variables: &[(&str, String)],
     ) -> Result<Pgbench> {
         let mut pgbench = Command::new(program("pgbench"));
         pgbench.args(["-n", "-M", "prepared", "-j", "2", "-c", &clients.to_string(), "-f"]);
@@ -153,9 +152,6 @@ impl Postgres {
             Until::Seconds(seconds) => pgbench.args(["-T", &seconds.to_string()]),
             Until::Count(count) => pgbench.args(["-t", &count.to_string()]),
         };
-        for (name, value) in variables {
-            pgbench.args(["-D", &format!("{name}={value}")]);
-        }
         let told = said(pgbench.arg(self.url(database)).output()?)?;
         let number = |start: &str| {
             let line = told.lines().find_map(|line| line.strip_prefix(start));
@@ -177,7 +173,7 @@ impl Postgres {
             Size::Short => Until::Seconds(3),
             Size::Whole => Until::Seconds(10),
         };
-        let done = self.pgbench("postgres", &script, BARE_CLIENTS, until, &[])?;
+        let done = self.pgbench("postgres", &script, BARE_CLIENTS, until)?;
         self.sql("postgres", "truncate bare")?;
         Ok(done.per_second)
     }
