@@ -64,6 +64,10 @@ struct Arguments {
     /// How long each loop is measured.
     #[arg(long)]
     seconds: Option<u64>,
+    /// Tells which statements took a service's time in the database (slower: for looking, not for
+    /// figures).
+    #[arg(long)]
+    statements: bool,
 }
 
 fn main() -> Result<ExitCode> {
@@ -107,6 +111,7 @@ async fn measure(arguments: &Arguments, cases: &[&'static Case]) -> Result<ExitC
         store: arguments.store,
         size,
         seconds: arguments.seconds,
+        statements: arguments.statements,
     };
     let rig = Rig::start(options).await?;
     let [store, size] = [format!("{:?}", arguments.store), format!("{size:?}")];

@@ -9,3 +9,4 @@ mod rules;
 mod shipping;
 mod source;
 mod torture;
+mod workspace;

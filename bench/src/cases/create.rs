@@ -22,7 +22,7 @@ pub(super) async fn run(rig: &Rig) -> Result<Outcome> {
     let in_flight = if rig.options.size == Size::Smoke { IN_FLIGHT_SMOKE } else { IN_FLIGHT };
     let service = rig.service(1, &Setup::default()).await?;
     let rate = rate(rig, &service, &plain::ask(), in_flight, Way::CreateThenWait).await?;
-    service.stop().await?;
+    rig.stop(service).await?;
     let ms = |name: &str, value: f64| {
         Figure::new(CASE, format!("{in_flight} in flight, {name} of a POST"), value, "ms")
     };

@@ -31,7 +31,7 @@ pub(super) async fn run(rig: &Rig) -> Result<Outcome> {
     let ask = Ask::new(&format!("d{deltas}-g10"), deltas);
     let service = rig.service(1, &Setup::default()).await?;
     let rate = rate(rig, &service, &ask, in_flight, Way::Wait).await?;
-    service.stop().await?;
+    rig.stop(service).await?;
     let name = |what: &str| format!("{in_flight} in flight{what}");
     let figures = vec![
         rate.events_figure(CASE, name("")).goal(Goal::AtLeast(GOAL)),

@@ -45,7 +45,7 @@ pub(super) async fn run(rig: &Rig) -> Result<Outcome> {
         let in_flight = usize::try_from(*at_once)?;
         let ours = rate(rig, &service, &plain::ask(), in_flight, Way::Wait).await?;
         outcome.violations.extend(ours.violations);
-        service.stop().await?;
+        rig.stop(service).await?;
         for (keeps, name) in
             [(Keeps::Deltas, "each delta kept"), (Keeps::Whole, "text kept as one")]
         {

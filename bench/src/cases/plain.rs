@@ -48,7 +48,7 @@ pub(super) async fn run(rig: &Rig) -> Result<Outcome> {
             outcome.figures.push(cost.goal(Goal::AtMost(COST.1)));
         }
         outcome.violations.extend(rate.violations);
-        service.stop().await?;
+        rig.stop(service).await?;
     }
     Ok(outcome)
 }

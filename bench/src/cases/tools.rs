@@ -41,7 +41,7 @@ pub(super) async fn run(rig: &Rig) -> Result<Outcome> {
         outcome.violations.check((turns, calls) == (2 * runs, runs), || {
             format!("{runs} runs asked for {turns} turns and called the tool {calls} times")
         });
-        service.stop().await?;
+        rig.stop(service).await?;
     }
     Ok(outcome)
 }

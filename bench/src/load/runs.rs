@@ -98,7 +98,7 @@ impl Run {
 }
 
 /// An event of a log's page.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct Logged {
     seq: u64,
     #[serde(rename = "type")]
@@ -115,41 +115,121 @@ struct Page {
     last_seq: u64,
 }
 
-/// What is wrong with the whole log of a run that has ended: its numbers must be 1, 2, 3, …, the last
-/// event `run.completed`, and the text of the last turn what the stub has sent.
+/// A log, read from its beginning.
+#[derive(Debug, Default)]
+struct Log {
+    seq: u64,
+    last: String,
+    turn: u64,
+    /// The text of the last turn that has said something.
+    said: String,
+    gap: Option<String>,
+}
+
+impl Log {
+    fn read(&mut self, event: Logged) {
+        if event.seq != self.seq + 1 {
+            self.gap = Some(format!("event {} behind event {}", event.seq, self.seq));
+        }
+        self.seq = event.seq;
+        if event.kind == "text" {
+            if event.turn != self.turn {
+                self.said.clear();
+                self.turn = event.turn;
+            }
+            self.said.push_str(event.content.as_ref().and_then(|it| it.as_str()).unwrap_or(""));
+        }
+        self.last = event.kind;
+    }
+
+    /// What is wrong with it, now that it has been read to its end: its numbers must be 1, 2, 3, …,
+    /// the last event `run.completed`, and the text of the last turn this.
+    fn wrong(self, text: &str) -> Option<String> {
+        if self.gap.is_some() {
+            return self.gap;
+        }
+        if self.last != "run.completed" {
+            return Some(format!("the log ends with {:?}", self.last));
+        }
+        (self.said != text).then(|| format!("the log says {:?}", self.said))
+    }
+}
+
+/// What is wrong with the whole log of a run that has ended.
 pub(crate) async fn wrong_log(
     on: &mut Connection,
     run_id: &str,
     text: &str,
 ) -> Result<Option<String>> {
-    let (mut expected, mut last) = (1, String::new());
-    let (mut turn, mut said) = (0, String::new());
+    let mut log = Log::default();
     let mut after = 0;
     loop {
         let path = format!("/runs/{run_id}/events?limit={PAGE}&after={after}");
         let page: Page = serde_json::from_slice(&on.get(&path).await?.body)?;
-        for event in page.data {
-            if event.seq != expected {
-                let seq = event.seq;
-                return Ok(Some(format!("run {run_id}: event {seq} where {expected} should be")));
-            }
-            expected += 1;
-            if event.kind == "text" {
-                if event.turn != turn {
-                    said.clear();
-                    turn = event.turn;
-                }
-                said.push_str(event.content.as_ref().and_then(|it| it.as_str()).unwrap_or(""));
-            }
-            last = event.kind;
-        }
+        page.data.into_iter().for_each(|event| log.read(event));
         after = page.next_after;
         if after >= page.last_seq {
-            break;
+            return Ok(log.wrong(text).map(|wrong| format!("run {run_id}: {wrong}")));
         }
     }
-    if last != "run.completed" {
-        return Ok(Some(format!("run {run_id} ends with {last:?}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events() -> Vec<Logged> {
+        let event = |seq, kind: &str, turn, content: Option<&str>| Logged {
+            seq,
+            kind: kind.to_owned(),
+            turn,
+            content: content.map(Into::into),
+        };
+        vec![
+            event(1, "run.queued", 0, None),
+            event(2, "text", 1, Some("first ")),
+            event(3, "text", 2, Some("w1 ")),
+            event(4, "text", 2, Some("w2 ")),
+            event(5, "run.completed", 2, None),
+        ]
     }
-    Ok((said != text).then(|| format!("run {run_id}: the log says {said:?}")))
+
+    #[track_caller]
+    fn check(events: Vec<Logged>, expected: Option<&str>) {
+        let mut log = Log::default();
+        events.into_iter().for_each(|event| log.read(event));
+        assert_eq!(log.wrong("w1 w2 ").as_deref(), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_log_is_found() {
+        check(events(), None);
+        let planted = |plant: fn(&mut Vec<Logged>)| {
+            let mut events = events();
+            plant(&mut events);
+            events
+        };
+        check(planted(|all| drop(all.remove(1))), Some("event 3 behind event 1"));
+        check(planted(|all| all[4].seq = 4), Some("event 4 behind event 4"));
+        check(planted(|all| drop(all.pop())), Some("the log ends with \"text\""));
+        check(planted(|all| all[3].content = None), Some("the log says \"w1 \""));
+        check(planted(|all| all[1].turn = 2), Some("the log says \"first w1 w2 \""));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_run_is_found() {
+        let ask = Ask::new("d2", 2);
+        let run = Run {
+            run_id: "r".to_owned(),
+            status: "COMPLETED".to_owned(),
+            final_output: Some("w1 w2 ".to_owned()),
+            last_seq: 5,
+            error: None,
+        };
+        assert_eq!(ask.wrong(&run), None);
+        let cut = Run { final_output: Some("w1 ".to_owned()), ..run.clone() };
+        assert_eq!(ask.wrong(&cut).as_deref(), Some("run r says \"w1 \""));
+        let failed = Run { status: "FAILED".to_owned(), error: Some(json!("why")), ..run };
+        assert_eq!(ask.wrong(&failed).as_deref(), Some("run r is FAILED: \"why\""));
+    }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) size: Size,
     /// How long a loop is measured, where it was said.
     pub(crate) seconds: Option<u64>,
+    /// Whether to tell what a service's statements took.
+    pub(crate) statements: bool,
 }
 
 /// The rig. Dropping it ends all that it has started.
@@ -60,7 +62,7 @@ impl Rig {
             "{}: there is no binary; `make bench` builds it, or `cargo build --release`",
             binary.display()
         );
-        let postgres = Postgres::start()?;
+        let postgres = Postgres::start(options.size, options.statements)?;
         let folder = Folder::new(postgres.folder())?;
         let machine = Machine::look(&folder.0, &binary, postgres.version()?)?;
         let stub = Stub::start().await?;
@@ -100,6 +102,21 @@ impl Rig {
         Ok(service)
     }
 
+    /// Ends a service as an operator would.
+    pub(crate) async fn stop(&self, mut service: Service) -> Result<()> {
+        for node in &mut service.nodes {
+            let status = node.stop().await?;
+            ensure!(status.success(), "a node stopped with {status}");
+        }
+        if let Some(database) = service.database.as_ref().filter(|_| self.options.statements) {
+            eprintln!(
+                "ms in all|calls|us a call|statement\n{}",
+                self.postgres.statements(database)?
+            );
+        }
+        Ok(())
+    }
+
     /// B, now: to be measured beside a figure, before it and after it.
     pub(crate) fn bare(&self) -> Result<f64> {
         self.postgres.bare(self.options.size)
@@ -131,15 +148,6 @@ impl Service {
     /// The only node, or the first.
     pub(crate) fn address(&self) -> std::net::SocketAddr {
         self.nodes[0].address
-    }
-
-    /// Ends all nodes as an operator would, and tells what they had to warn of.
-    pub(crate) async fn stop(mut self) -> Result<()> {
-        for node in &mut self.nodes {
-            let status = node.stop().await?;
-            ensure!(status.success(), "a node stopped with {status}");
-        }
-        Ok(())
     }
 }
 

@@ -65,8 +65,9 @@ pub(crate) enum Until {
 }
 
 impl Postgres {
-    /// Makes a cluster and starts it.
-    pub(crate) fn start() -> Result<Postgres> {
+    /// Makes a cluster and starts it. A smoke run's commits are not flushed: nothing is measured.
+    /// Where it is to count statements, it is slower for it.
+    pub(crate) fn start(size: Size, counts_statements: bool) -> Result<Postgres> {
         let folder = Command::new("mktemp").args(["-d", "-t", "runledger-bench-XXXXXX"]).output();
         let folder = said(folder.context("mktemp runs")?)?;
         let folder = PathBuf::from(folder.trim());
@@ -75,10 +76,15 @@ impl Postgres {
             said(own.arg(format!("{USER}:")).arg(&folder).output()?)?;
         }
         let data = folder.join("data");
-        let made = as_owner("initdb").args(["-U", USER, "-A", "trust", "-D"]).arg(data).output();
+        let mut initdb = as_owner("initdb");
+        initdb.args(["-U", USER, "-A", "trust", "-D"]).arg(data);
+        if size == Size::Smoke {
+            initdb.arg("--no-sync");
+        }
+        let made = initdb.output();
         said(made.context("PostgreSQL's programs are needed: `make setup` installs them")?)?;
         let port = free_port()?;
-        let keeper = keep(&folder, port)?;
+        let keeper = keep(&folder, port, size, counts_statements)?;
         let mut postgres = Postgres { folder, port, keeper, databases: AtomicU32::new(0) };
         postgres.answers()?;
         postgres.sql("postgres", BARE_TABLE)?;
@@ -100,6 +106,20 @@ impl Postgres {
             ensure!(Instant::now() < deadline, "PostgreSQL does not answer:\n{}", log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The statements of a database that took the most time, since it is there: milliseconds in all,
+    /// calls, microseconds a call, and the words.
+    pub(crate) fn statements(&self, database: &str) -> Result<String> {
+        self.sql("postgres", "create extension if not exists pg_stat_statements")?;
+        let most = format!(
+            "select round(total_exec_time), calls, round(mean_exec_time * 1000),
+                    left(regexp_replace(query, '\\s+', ' ', 'g'), 90)
+               from pg_stat_statements
+              where dbid = (select oid from pg_database where datname = '{database}')
+              order by total_exec_time desc limit 15"
+        );
+        self.sql("postgres", &most)
     }
 
     /// An empty database: its name.
@@ -168,12 +188,12 @@ impl Postgres {
     pub(crate) fn bare(&self, size: Size) -> Result<f64> {
         let script = self.folder.join("bare.sql");
         std::fs::write(&script, BARE_INSERT)?;
-        let until = match size {
-            Size::Smoke => Until::Count(2),
-            Size::Short => Until::Seconds(3),
-            Size::Whole => Until::Seconds(10),
+        let (clients, until) = match size {
+            Size::Smoke => (2, Until::Count(1)),
+            Size::Short => (BARE_CLIENTS, Until::Seconds(3)),
+            Size::Whole => (BARE_CLIENTS, Until::Seconds(10)),
         };
-        let done = self.pgbench("postgres", &script, BARE_CLIENTS, until)?;
+        let done = self.pgbench("postgres", &script, clients, until)?;
         self.sql("postgres", "truncate bare")?;
         Ok(done.per_second)
     }
@@ -190,7 +210,7 @@ impl Drop for Postgres {
 
 /// Starts the server below a shell that stops it, and removes its files, when its standard input
 /// ends: also when this process is killed.
-fn keep(folder: &Path, port: u16) -> Result<Child> {
+fn keep(folder: &Path, port: u16, size: Size, counts_statements: bool) -> Result<Child> {
     let script = r#"
         folder=$1; shift
         exec 3<&0
@@ -211,6 +231,13 @@ fn keep(folder: &Path, port: u16) -> Result<Child> {
     shell.arg("-k").arg(folder).args(["-p", &port.to_string()]);
     for setting in SETTINGS {
         shell.args(["-c", setting]);
+    }
+    if size == Size::Smoke {
+        // The last of two that differ holds.
+        shell.args(["-c", "fsync=off"]);
+    }
+    if counts_statements {
+        shell.args(["-c", "shared_preload_libraries=pg_stat_statements"]);
     }
     shell.stdin(Stdio::piped()).spawn().context("sh runs")
 }
