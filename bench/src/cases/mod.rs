@@ -2,9 +2,13 @@
 
 mod create;
 mod events;
+mod footprint;
+mod long;
 mod naive;
+mod nodes;
 mod plain;
 mod rate;
+mod streams;
 mod tools;
 
 use std::future::Future;
@@ -53,5 +57,40 @@ pub(crate) const CASES: &[Case] = &[
         name: "naive",
         says: "plain runs beside the same with a transaction for each change of state",
         run: |rig| Box::pin(naive::run(rig)),
+    },
+    Case {
+        name: "first",
+        says: "from POST /runs to the first delta, one run at a time",
+        run: |rig| Box::pin(streams::first(rig)),
+    },
+    Case {
+        name: "streams",
+        says: "streams of a hundred deltas a second each: how late they come, and what a run takes longer",
+        run: |rig| Box::pin(streams::run(rig)),
+    },
+    Case {
+        name: "long",
+        says: "whether the hundredth turn of a run is as soon begun as the second",
+        run: |rig| Box::pin(long::run(rig)),
+    },
+    Case {
+        name: "cancel",
+        says: "from a cancel to the end of the model's connection",
+        run: |rig| Box::pin(nodes::cancel(rig)),
+    },
+    Case {
+        name: "recovery",
+        says: "from kill -9 of a node until another goes on",
+        run: |rig| Box::pin(nodes::recovery(rig)),
+    },
+    Case {
+        name: "footprint",
+        says: "memory when idle and for each active run, the time of a start, the size of the binary",
+        run: |rig| Box::pin(footprint::footprint(rig)),
+    },
+    Case {
+        name: "subscribers",
+        says: "memory for each of ten thousand readers of streams that wait",
+        run: |rig| Box::pin(footprint::subscribers(rig)),
     },
 ];
