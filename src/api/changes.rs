@@ -56,7 +56,7 @@ pub(super) async fn patch(
             Left::Full => return Err(inbox::full()),
         }
         let row = load(&api, row.id).await?;
-        waited(&api, Seen::Row(row), watch, None, StatusCode::ACCEPTED, &[]).await
+        waited(&api, Seen::Row(Box::new(row)), watch, None, StatusCode::ACCEPTED, &[]).await
     };
     answer.await.map_err(IntoResponse::into_response)
 }

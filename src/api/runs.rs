@@ -97,7 +97,7 @@ pub(super) enum Seen {
         is_born: bool,
     },
     /// Its row.
-    Row(RunRow),
+    Row(Box<RunRow>),
 }
 
 impl Seen {
@@ -138,7 +138,7 @@ async fn commit(
         Ok(Intent::New { run, is_born }) => Ok((Seen::New { run, is_born }, watch)),
         Ok(Intent::Existing(run)) => {
             let watch = api.hub.watch(run);
-            Ok((Seen::Row(load(api, run).await?), watch))
+            Ok((Seen::Row(Box::new(load(api, run).await?)), watch))
         }
         Ok(Intent::Conflict) => Err(conflict("the Idempotency-Key or config.run_id")),
         Err(why) => Err(refused(&why)),
@@ -219,7 +219,7 @@ pub(super) async fn get(
     }
     let wait = parameters.wait(&headers)?;
     let (row, watch) = find(&api, &name).await?;
-    waited(&api, Seen::Row(row), watch, wait, StatusCode::OK, &omit).await
+    waited(&api, Seen::Row(Box::new(row)), watch, wait, StatusCode::OK, &omit).await
 }
 
 /// `DELETE /runs/{id}`, `POST /runs/{id}/cancel`
@@ -240,7 +240,7 @@ pub(super) async fn cancel(
         Left::Full => return Err(inbox::full()),
     };
     let row = load(&api, row.id).await?;
-    waited(&api, Seen::Row(row), watch, wait, status, &[]).await
+    waited(&api, Seen::Row(Box::new(row)), watch, wait, status, &[]).await
 }
 
 /// `GET /runs/{id}/spec`
@@ -312,7 +312,7 @@ pub(super) async fn waited(
         Some((wait, _)) if !seen.row().status.is_terminal() => {
             let RunRow { id, last_seq, .. } = *seen.row();
             ended(api, &mut watch, id, last_seq, Instant::now() + wait).await?;
-            Seen::Row(load(api, id).await?)
+            Seen::Row(Box::new(load(api, id).await?))
         }
         Some(_) | None => seen,
     };
@@ -323,7 +323,7 @@ pub(super) async fn waited(
             let state = wire::fold(&api.store.log_for_client(row.id).await?)?;
             // The log decides, and what only the row knows is never older than it; where the log is
             // shorter, the run was erased meanwhile.
-            let row = if row.last_seq == state.last_seq { row } else { load(api, row.id).await? };
+            let row = if row.last_seq == state.last_seq { *row } else { load(api, row.id).await? };
             let waits = state.status == Status::Queued;
             (row, state, waits)
         }

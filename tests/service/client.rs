@@ -52,6 +52,8 @@ impl Client {
         let http = reqwest::Client::builder()
             .no_proxy()
             .default_headers(headers)
+            // The service closes what was idle for 30 s, at which moment it must not be used again.
+            .pool_idle_timeout(std::time::Duration::from_secs(15))
             .tls_certs_only([])
             .build()
             .unwrap();
