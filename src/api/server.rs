@@ -5,6 +5,8 @@
 //! [`serve`] joins. A stream that must end on stop watches the token itself and yields an error,
 //! so that its body is cut rather than ended cleanly.
 
+mod endless;
+mod socket;
 mod stall;
 
 use std::convert::Infallible;
@@ -12,8 +14,6 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -21,18 +21,20 @@ use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
+
+use endless::{Answer, Requests};
+use socket::Guarded;
 
 /// How long accepting rests when the process is out of descriptors or memory: trying at once
 /// would burn a core, and connections end in seconds.
@@ -79,7 +81,7 @@ impl Default for Options {
             header_timeout: Duration::from_secs(30),
             write_stall: Duration::from_secs(30),
             connections_max: 16_384,
-            send_buffer_bytes: 128 * 1024,
+            send_buffer_bytes: 96 * 1024,
             drain_deadline: Duration::from_secs(8),
         }
     }
@@ -101,7 +103,7 @@ pub async fn serve(
     let write_stall = options.write_stall;
     let streams = Streams { tracker: TaskTracker::new(), cut: cut.clone(), write_stall };
     let places = Arc::new(Semaphore::new(options.connections_max));
-    let shared = Arc::new(Shared { builder: builder(&options, streams.clone()), router, options });
+    let shared = Arc::new(Shared::new(options, streams.clone(), router));
     let mut connections = JoinSet::new();
     loop {
         // The stop first: a flood of connections must not hide it. Then those that have ended,
@@ -166,31 +168,31 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     [ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted].contains(&error.kind())
 }
 
-fn builder(options: &Options, streams: Streams) -> auto::Builder<Streams> {
-    let mut builder = auto::Builder::new(streams);
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.header_timeout)
-        .max_buf_size(HTTP1_BUFFER_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .max_send_buf_size(HTTP2_SEND_BYTES)
-        .keep_alive_interval(HTTP2_PING_INTERVAL)
-        .keep_alive_timeout(HTTP2_PING_TIMEOUT);
-    builder
-}
-
 /// What all connections of one [`serve`] have in common.
 struct Shared {
-    builder: auto::Builder<Streams>,
+    http1: http1::Builder,
+    http2: http2::Builder<Streams>,
     router: Router,
     options: Options,
 }
 
 impl Shared {
+    fn new(options: Options, streams: Streams, router: Router) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(options.header_timeout)
+            .max_buf_size(HTTP1_BUFFER_BYTES);
+        let mut http2 = http2::Builder::new(streams);
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(HTTP2_STREAMS_MAX)
+            .max_send_buf_size(HTTP2_SEND_BYTES)
+            .keep_alive_interval(HTTP2_PING_INTERVAL)
+            .keep_alive_timeout(HTTP2_PING_TIMEOUT);
+        Self { http1, http2, router, options }
+    }
+
     /// One connection from its first byte to its end.
     async fn connection(
         self: Arc<Self>,
@@ -202,45 +204,107 @@ impl Shared {
             tracing::debug!(%error, "a connection was gone before it was set up");
             return;
         }
-        let has_request = Arc::new(AtomicBool::new(false));
-        let service = service_fn(|request: Request<Incoming>| {
-            has_request.store(true, Ordering::Relaxed);
-            answer(self.router.clone(), request)
-        });
-        let io = TokioIo::new(Guarded::new(stream, self.options.write_stall));
-        let mut connection = pin!(self.builder.serve_connection(io, service));
-        // hyper's header timer starts only after the version is known, and HTTP/2 has none.
-        let mut first_request = pin!(tokio::time::sleep(self.options.header_timeout));
-        let (mut is_waiting, mut is_stopping) = (true, false);
+        let mut socket = Guarded::new(stream, self.options.write_stall);
         loop {
-            // The connection first: an answer that is ready goes out before a stop is looked at.
-            tokio::select! {
-                biased;
-                result = connection.as_mut() => {
-                    if let Err(error) = result {
-                        tracing::debug!(error, "a connection ended early");
-                    }
+            // In a box that goes with its end: beside it, an open stream holds next to nothing.
+            let served = Box::pin(self.serve(socket, &stop)).await;
+            let Some((back, answer)) = served else { return };
+            socket = back;
+            match endless::send(&mut socket, answer).await {
+                Ok(true) if !stop.is_cancelled() => {}
+                Ok(_last) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "a stream ended early");
                     return;
                 }
-                () = stop.cancelled(), if !is_stopping => {
-                    // Half a header is nothing that was begun.
-                    if !has_request.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    is_stopping = true;
-                    connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+
+    /// Has hyper answer requests until the connection is at an end, or until an answer is one that
+    /// [`endless`] sends.
+    async fn serve(
+        &self,
+        mut socket: Guarded,
+        stop: &CancellationToken,
+    ) -> Option<(Guarded, Answer)> {
+        // hyper's header timer starts only after the version is known, and HTTP/2 has none.
+        let first = Instant::now() + self.options.header_timeout;
+        let is_http2 = tokio::select! {
+            biased;
+            is_http2 = timeout_at(first, socket.is_http2()) => is_http2.ok()?.ok()?,
+            () = stop.cancelled() => return None,
+        };
+        let requests = Requests::new(socket.stalled());
+        let io = TokioIo::new(socket);
+        if is_http2 {
+            let service = service_fn(|request| {
+                requests.count();
+                answer(self.router.clone(), request)
+            });
+            let mut connection = pin!(self.http2.serve_connection(io, service));
+            let graceful = http2::Connection::graceful_shutdown;
+            attend(connection.as_mut(), graceful, &requests, first, stop).await;
+            return None;
+        }
+        let service = service_fn(|request| {
+            let (requests, router) = (Arc::clone(&requests), self.router.clone());
+            async { Ok::<_, Infallible>(requests.respond(router, request).await) }
+        });
+        let mut connection = self.http1.serve_connection(io, service);
+        let graceful = http1::Connection::graceful_shutdown;
+        let answer = attend(Pin::new(&mut connection), graceful, &requests, first, stop).await?;
+        let parts = connection.into_parts();
+        let mut socket = parts.io.into_inner();
+        socket.put_back(&parts.read_buf);
+        Some((socket, answer))
+    }
+}
+
+/// Has a connection go on to its end, or until there is an answer that is not its own to send. The
+/// first request has to come in time, and on stop what was begun may end.
+async fn attend<C>(
+    mut connection: Pin<&mut C>,
+    graceful_shutdown: impl Fn(Pin<&mut C>),
+    requests: &Requests,
+    first: Instant,
+    stop: &CancellationToken,
+) -> Option<Answer>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut first = pin!(sleep_until(first));
+    let (mut is_waiting, mut is_stopping) = (true, false);
+    loop {
+        // The connection first: an answer that is ready goes out before a stop is looked at.
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "a connection ended early");
                 }
-                () = first_request.as_mut(), if is_waiting => {
-                    if !has_request.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    is_waiting = false;
+                return None;
+            }
+            answer = requests.answer() => return Some(answer),
+            () = stop.cancelled(), if !is_stopping => {
+                // Half a header is nothing that was begun.
+                if !requests.has_any() {
+                    return None;
                 }
+                is_stopping = true;
+                graceful_shutdown(connection.as_mut());
+            }
+            () = first.as_mut(), if is_waiting => {
+                if !requests.has_any() {
+                    return None;
+                }
+                is_waiting = false;
             }
         }
     }
 }
 
+/// Answers a request of HTTP/2.
 async fn answer(router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
     router.oneshot(request).await.map(stall::watched)
 }
@@ -275,82 +339,6 @@ where
             // `None` is a stream that was cut: its connection is gone, nobody waits for it.
             let _ = cut.run_until_cancelled(stream).await;
         });
-    }
-}
-
-/// A socket whose writes fail once they have made no progress for `write_stall`.
-struct Guarded {
-    stream: TcpStream,
-    write_stall: Duration,
-    timer: Pin<Box<Sleep>>,
-    /// Whether the last write found no room: `timer` then counts.
-    is_stalled: bool,
-}
-
-impl Guarded {
-    fn new(stream: TcpStream, write_stall: Duration) -> Self {
-        let timer = Box::pin(tokio::time::sleep(write_stall));
-        Self { stream, write_stall, timer, is_stalled: false }
-    }
-
-    fn bound<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.is_stalled = false;
-            return written;
-        }
-        if !self.is_stalled {
-            self.is_stalled = true;
-            self.timer.as_mut().reset(Instant::now() + self.write_stall);
-        }
-        ready!(self.timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader does not read")))
-    }
-}
-
-impl AsyncRead for Guarded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Guarded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.bound(cx, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.bound(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.bound(cx, flushed)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

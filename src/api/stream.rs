@@ -1,6 +1,8 @@
 //! A run's log as server-sent events: replay, then live, by one path.
 
+use std::fmt::Write;
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,7 +10,8 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::ApiState;
 use super::problem::{FieldError, Problem};
@@ -16,7 +19,7 @@ use super::request::{Parameters, SEQ_MAX};
 use crate::hub::Watch;
 use crate::run::event::{KINDS, is_terminal};
 use crate::run::{RunId, Seq};
-use crate::store::{RunRow, StoreError, StoredEvent, TypeFilter};
+use crate::store::{RunRow, Store, StoreError, StoredEvent, TypeFilter};
 
 /// How often a silent stream says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -31,6 +34,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// hold as much.
 const PAGE: u32 = 500;
 const PAGE_BYTES: usize = 256 * 1024;
+
+/// About what an event has around its data.
+const FRAME_BYTES: usize = 64;
 
 /// What of the log a client wants to have streamed.
 #[derive(Debug)]
@@ -96,9 +102,10 @@ impl Cursor {
     }
 }
 
-/// One client's reading.
+/// One client's reading. There are as many as clients, most of them waiting: what only a read of the
+/// store needs is no part of it.
 struct Reading {
-    api: ApiState,
+    store: Store,
     watch: Watch,
     run: RunId,
     cursor: Cursor,
@@ -108,13 +115,19 @@ struct Reading {
     has_ended: bool,
     /// The store did not answer: it is asked again.
     is_away: bool,
-    beat: Instant,
+    /// When something was sent last.
+    sent: Instant,
+    /// These two last as long as the reading: to begin anew with each event would cost more than the
+    /// event does.
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    beat: Pin<Box<Sleep>>,
 }
 
 /// The answer: the stream's headers and its body. `watch` was taken before `row` was read.
 pub(super) fn respond(api: &ApiState, row: &RunRow, watch: Watch, cursor: Cursor) -> Response {
-    let reading = Reading {
-        api: api.clone(),
+    let now = Instant::now();
+    let reading = Box::new(Reading {
+        store: api.store.clone(),
         watch,
         run: row.id,
         cursor,
@@ -122,8 +135,10 @@ pub(super) fn respond(api: &ApiState, row: &RunRow, watch: Watch, cursor: Cursor
         is_first: true,
         has_ended: false,
         is_away: false,
-        beat: Instant::now() + HEARTBEAT,
-    };
+        sent: now,
+        stop: Box::pin(api.stop.clone().cancelled_owned()),
+        beat: Box::pin(sleep_until(now + HEARTBEAT)),
+    });
     let body = stream::unfold(Some(reading), |reading| async move {
         let mut reading = reading?;
         match reading.next().await {
@@ -152,7 +167,7 @@ impl Reading {
             if !events.is_empty() {
                 let chunk = self.encode(&events);
                 if !chunk.is_empty() {
-                    self.beat = Instant::now() + HEARTBEAT;
+                    self.sent = Instant::now();
                     return Ok(Some(chunk));
                 }
                 continue;
@@ -160,14 +175,19 @@ impl Reading {
             // The end of the service first: the client goes on at whoever drives the run next.
             tokio::select! {
                 biased;
-                () = self.api.stop.cancelled() => {
+                () = self.stop.as_mut() => {
                     return Err(io::Error::other("the service is stopping"));
                 }
                 () = self.watch.beyond(self.cursor.after), if !self.is_away => {}
                 () = tokio::time::sleep(ASK_AGAIN), if self.is_away => {}
-                () = tokio::time::sleep_until(self.beat) => {
-                    self.beat = Instant::now() + HEARTBEAT;
-                    return Ok(Some(Bytes::from_static(COMMENT)));
+                () = self.beat.as_mut() => {
+                    let now = Instant::now();
+                    let is_due = self.sent + HEARTBEAT <= now;
+                    self.sent = if is_due { now } else { self.sent };
+                    self.beat.as_mut().reset(self.sent + HEARTBEAT);
+                    if is_due {
+                        return Ok(Some(Bytes::from_static(COMMENT)));
+                    }
                 }
             }
         }
@@ -185,7 +205,9 @@ impl Reading {
             return Ok(tail);
         }
         let after = self.cursor.after;
-        let read = self.api.store.events_within(self.run, after, PAGE, PAGE_BYTES).await;
+        let read = self.store.events_within(self.run, after, PAGE, PAGE_BYTES);
+        // In a box, which goes with the read.
+        let read = Box::pin(read).await;
         self.is_away = matches!(read, Err(StoreError::Unavailable(_)));
         let events = match read {
             // The stream stays open: the client could do no more than ask again.
@@ -199,7 +221,8 @@ impl Reading {
     }
 
     fn encode(&mut self, events: &[StoredEvent]) -> Bytes {
-        let mut out = String::new();
+        let room = events.iter().map(|event| event.data.len() + FRAME_BYTES).sum();
+        let mut out = String::with_capacity(room);
         for event in events {
             assert_eq!(event.seq, self.cursor.after.next(), "a log has no gaps");
             self.cursor.after = event.seq;
@@ -217,8 +240,7 @@ impl Reading {
 }
 
 fn frame(out: &mut String, event: &StoredEvent, is_named: bool) {
-    out.push_str("id: ");
-    out.push_str(&event.seq.to_string());
+    write!(out, "id: {}", event.seq).expect("memory takes every line");
     if is_named && let Some(name) = KINDS.get(usize::from(event.kind)) {
         out.push_str("\nevent: ");
         out.push_str(name);

@@ -218,7 +218,10 @@ impl Watch {
         if after.next() < first || last < *position.borrow() {
             return None;
         }
-        Some(tail.iter().filter(|event| event.seq > after).cloned().collect())
+        // There are no gaps: its place says where an event is.
+        let seen =
+            usize::try_from(after.next().0 - first.0).map_or(tail.len(), |n| n.min(tail.len()));
+        Some(tail.range(seen..).cloned().collect())
     }
 
     /// Waits until the run is committed beyond `seen`.

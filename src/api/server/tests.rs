@@ -17,6 +17,9 @@ const TEST_MAX: Duration = Duration::from_secs(20);
 
 const SHORT: Duration = Duration::from_millis(200);
 
+/// More than the kernel takes for a client that doesn't read.
+const LARGE: usize = 16 * 1024 * 1024;
+
 /// Timeouts that a test doesn't mean must not help it to pass.
 fn patient() -> Options {
     let long = Duration::from_secs(3600);
@@ -27,7 +30,7 @@ struct Server {
     address: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<()>,
-    /// Closed when the body of `/endless` was dropped.
+    /// Closed when the body of `/endless` or `/events` was dropped.
     body_dropped: mpsc::Receiver<()>,
     entered: Arc<Notify>,
 }
@@ -53,10 +56,18 @@ async fn endless(State(handles): State<Handles>) -> Body {
 async fn events(State(handles): State<Handles>) -> Body {
     let first = stream::iter([Ok(Bytes::from_static(b"data: 1\n\n"))]);
     let cut = stream::once(async move {
+        // All of it, for as long as the body lasts.
+        let handles = handles;
         handles.stop.cancelled().await;
         Err(io::Error::other("draining"))
     });
     Body::from_stream(futures_util::StreamExt::chain(first, cut))
+}
+
+/// An answer of unknown length that has an end.
+async fn counted(body: String) -> Body {
+    let lines = (1..=3).map(move |n| Ok::<_, io::Error>(Bytes::from(format!("{n} {body}\n"))));
+    Body::from_stream(stream::iter(lines))
 }
 
 async fn never(State(handles): State<Handles>) {
@@ -75,7 +86,9 @@ async fn start(options: Options) -> Server {
         .route("/hello", get(|| async { "hello" }))
         .route("/echo", post(|body: String| async { body }))
         .route("/endless", get(endless))
-        .route("/events", get(events))
+        .route("/events", get(events).post(events))
+        .route("/counted", post(counted))
+        .route("/large", get(|| async { "x".repeat(LARGE) }))
         .route("/never", get(never))
         .with_state(handles);
     let task = tokio::spawn(serve(listener, router, options, stop.clone()));
@@ -257,6 +270,94 @@ async fn past_the_cap_a_connection_waits_for_a_place() {
     assert!(early.is_err(), "two connections at a time");
     drop(first);
     read_until(&mut second, "hello").await;
+}
+
+const COUNTED: &str = "POST /counted HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\ny";
+
+/// The chunks of its answer.
+const CHUNKS: &str = "4\r\n1 y\n\r\n4\r\n2 y\n\r\n4\r\n3 y\n\r\n0\r\n\r\n";
+
+#[tokio::test]
+async fn after_an_endless_answer_that_has_ended_the_connection_is_kept() {
+    let server = start(patient()).await;
+    let mut stream = send(&server, COUNTED).await;
+    let text = read_until(&mut stream, "0\r\n\r\n").await;
+    assert!(text.ends_with(CHUNKS), "{text}");
+    assert!(text.contains("\r\ntransfer-encoding: chunked\r\n"), "{text}");
+    assert!(text.contains(" GMT\r\n") && !text.contains("connection:"), "{text}");
+    stream.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "hello").await;
+}
+
+#[tokio::test]
+async fn what_a_client_sends_behind_its_request_is_the_next_one() {
+    let server = start(patient()).await;
+    let close = "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let text = rest(send(&server, &format!("{COUNTED}{COUNTED}{close}")).await).await;
+    assert_eq!(text.matches(CHUNKS).count(), 2, "{text}");
+    assert!(text.ends_with("hello"), "{text}");
+}
+
+#[tokio::test]
+async fn a_client_that_wants_the_connection_closed_is_told_and_has_it_closed() {
+    let server = start(patient()).await;
+    let request = COUNTED.replace("Host: a", "Host: a\r\nConnection: x, Close");
+    let text = rest(send(&server, &request).await).await;
+    assert!(text.contains("\r\nconnection: close\r\n") && text.ends_with(CHUNKS), "{text}");
+}
+
+#[tokio::test]
+async fn an_old_client_gets_no_chunks_and_a_head_alone_has_none() {
+    let server = start(patient()).await;
+    let text = rest(send(&server, &COUNTED.replace("HTTP/1.1", "HTTP/1.0")).await).await;
+    assert!(text.ends_with("\r\n\r\n1 y\n2 y\n3 y\n"), "{text}");
+    let head = "HEAD /events HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let text = rest(send(&server, head).await).await;
+    assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("\r\n\r\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_read_is_not_the_next_request() {
+    let server = start(patient()).await;
+    let hidden = "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n";
+    let length = hidden.len() + 1;
+    let head = format!("POST /events HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+    let mut stream = send(&server, &(head + hidden)).await;
+    read_until(&mut stream, "data: 1\n\n\r\n").await;
+    server.stop.cancel();
+    within(server.task).await.unwrap();
+    assert!(!rest(stream).await.contains("hello"));
+}
+
+#[tokio::test]
+async fn an_endless_answer_waits_for_the_one_before_it() {
+    let server = start(patient()).await;
+    let large = "GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut stream =
+        send(&server, &format!("{large}GET /events HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    let text = read_until(&mut stream, "data: 1\n\n\r\n").await;
+    let (large, events) = text.split_at(text.rfind("HTTP/1.1 200 OK").unwrap());
+    assert!(large.ends_with(&"x".repeat(LARGE)), "{}", large.len());
+    assert!(events.ends_with("\r\n\r\n9\r\ndata: 1\n\n\r\n"), "{events}");
+}
+
+#[tokio::test]
+async fn an_endless_answer_ends_with_its_reader() {
+    let server = start(patient()).await;
+    let request = "GET /events HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut other = send(&server, request).await;
+    read_until(&mut other, "data: 1\n\n\r\n").await;
+    let alone = server.body_dropped.sender_strong_count();
+    let mut stream = send(&server, request).await;
+    read_until(&mut stream, "data: 1\n\n\r\n").await;
+    assert!(server.body_dropped.sender_strong_count() > alone);
+    drop(stream);
+    let gone = async {
+        while server.body_dropped.sender_strong_count() > alone {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(gone).await;
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use std::sync::Mutex;
 
-use super::super::SOON;
 use super::*;
+use crate::hub::SOON;
 use crate::store::StoredEvent;
 
 fn run(number: u128) -> RunId {
