@@ -178,11 +178,11 @@ fn say(words: &dyn std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "runledger: {words}");
 }
 
-/// The allocator asks for huge pages, of which a service that mostly waits fills little: idle it held
-/// half as much memory again, and twelve KiB more for each reader of a stream. What is in use already
-/// stays as it is, so this comes first.
+/// The allocator asks for huge pages, of which a service that mostly waits fills little: idle it held a
+/// third more memory, and twelve KiB more for each reader of a stream. What is in use already stays as it
+/// is, so this comes first.
 fn want_small_pages() {
-    // A system that refuses has memory to spare: it costs no more than that.
+    // Where the kernel refuses, all works the same, with more memory.
     let _ = disable_transparent_huge_pages(true);
 }
 
