@@ -133,7 +133,7 @@ async fn commit(
         Some(_) | None => Placement::Queue,
     };
     // Before it exists: a short run may have ended before its create is answered.
-    let watch = api.hub.watch(create.id);
+    let watch = api.hub.expect(create.id);
     match api.journal.create(create, queued, placement).await {
         Ok(Intent::New { run, is_born }) => Ok((Seen::New { run, is_born }, watch)),
         Ok(Intent::Existing(run)) => {

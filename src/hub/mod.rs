@@ -61,6 +61,8 @@ struct Runs {
 struct Watched {
     position: watch::Sender<Seq>,
     listeners: usize,
+    /// It is only being created: nobody looks for it in the store.
+    is_expected: bool,
     /// The other nodes were told that somebody waits for its commits.
     is_announced: bool,
     tail: VecDeque<StoredEvent>,
@@ -94,10 +96,21 @@ impl Hub {
     /// Begins to listen to a run. Listen first, then look up the run: what is committed between is
     /// then seen by one or the other.
     pub fn watch(&self, run: RunId) -> Watch {
+        self.listen(run, false)
+    }
+
+    /// Begins to listen to a run that is going to be created here, and misses nothing from its first
+    /// commit on. Until then it is not missed in the store.
+    pub fn expect(&self, run: RunId) -> Watch {
+        self.listen(run, true)
+    }
+
+    fn listen(&self, run: RunId, is_expected: bool) -> Watch {
         let mut runs = self.lock();
         let entry = runs.watched.entry(run).or_insert_with(|| Watched {
             position: watch::Sender::new(Seq(0)),
             listeners: 0,
+            is_expected,
             is_announced: false,
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -138,6 +151,7 @@ impl Hub {
                 to_tell.push(Notice::Committed(run, last.seq));
             }
             let Some(entry) = runs.watched.get_mut(&run) else { continue };
+            entry.is_expected = false;
             let seen = *entry.position.borrow();
             if last.seq <= seen {
                 continue;

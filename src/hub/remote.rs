@@ -97,7 +97,8 @@ impl Hub {
     /// The runs that are listened to here and driven elsewhere.
     fn remote(&self) -> Vec<RunId> {
         let runs = self.lock();
-        runs.watched.keys().filter(|run| !runs.local.contains(run)).copied().collect()
+        let is_remote = |run: &RunId| !runs.local.contains(run) && !runs.watched[run].is_expected;
+        runs.watched.keys().copied().filter(is_remote).collect()
     }
 
     /// Somebody elsewhere listens to a run.

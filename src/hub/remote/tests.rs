@@ -101,6 +101,16 @@ async fn a_listener_asks_for_notices_of_runs_that_are_driven_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_run_that_is_only_being_created_is_not_missed() {
+    let bench = Bench::new().await;
+    let (expected, _known) = (bench.hub.expect(run(1)), bench.hub.watch(run(2)));
+    assert_eq!(bench.hub.remote(), [run(2)], "the store does not have it yet");
+    bench.hub.advance([(run(1), event(1).as_slice())]);
+    assert_eq!(bench.hub.remote(), [run(1), run(2)], "now it has");
+    assert_eq!(expected.position(), Seq(1));
+}
+
+#[tokio::test]
 async fn news_are_for_the_node_that_they_name() {
     let bench = Bench::new().await;
     bench.hear(Notice::News(NodeId(2), run(1)));
